@@ -1,0 +1,195 @@
+"""What a run records: stages, weighted histograms, traces. Cheap enough to be always on; no clock of its own."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Histogram", "Metrics", "StageRecord", "Summary", "summarise"]
+
+_KEEP = 2048  # samples a stage keeps for fitting
+_FOLD = 65536  # values a histogram holds before it folds them into buckets
+_SUB_BITS = 9  # 512 buckets an octave: values are kept to within 0.2 %
+
+
+class StageRecord:
+    """Totals of one stage, and its first samples (entries, bytes, cpu_ns) for calibration.
+
+    `count` executions did `entries` entries of `nbytes` bytes; `measured` of them were clocked and took `cpu_ns` together."""
+
+    __slots__ = ("count", "cpu_ns", "entries", "measured", "name", "nbytes", "samples")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = self.entries = self.nbytes = self.cpu_ns = self.measured = 0
+        self.samples = array("q")
+
+    def add(self, entries: int, nbytes: int, cpu_ns: int) -> None:
+        self.count += 1
+        self.entries += entries
+        self.nbytes += nbytes
+        self.cpu_ns += cpu_ns
+        self.measured += 1
+
+    def sample(self, entries: int, nbytes: int, cpu_ns: int) -> None:
+        """Keeps one execution for fitting: of many, every second is dropped again and again, so that all of the run is seen."""
+        self.samples.extend((entries, nbytes, cpu_ns))
+        if len(self.samples) >= 3 * 2 * _KEEP:
+            table = np.frombuffer(self.samples, dtype=np.int64).reshape(-1, 3)
+            self.samples = array("q", table[::2].tobytes())
+
+    def total_cpu_ns(self) -> int:
+        """CPU time of all executions, from those that were clocked."""
+        return self.cpu_ns * self.count // self.measured if self.measured else 0
+
+    def clear(self) -> None:
+        self.count = self.entries = self.nbytes = self.cpu_ns = self.measured = 0
+        del self.samples[:]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "entries": self.entries,
+            "bytes": self.nbytes,
+            "cpu_us": round(self.total_cpu_ns() / 1e3, 1),
+        }
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Of a distribution, in its own unit."""
+
+    count: int
+    mean: float
+    stddev: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    max: float
+
+
+class Histogram:
+    """Values with weights, to within 0.2 %, in bounded memory (log-linear buckets, as HdrHistogram's)."""
+
+    __slots__ = ("_buckets", "_max", "_min", "_sum", "_sum2", "_values", "_weights", "count")
+
+    def __init__(self) -> None:
+        self._values = array("q")
+        self._weights = array("q")
+        self._buckets: dict[int, int] = {}
+        self.count = 0
+        self._sum = self._sum2 = 0.0
+        self._max = 0
+        self._min = 0
+
+    def add(self, value: int, weight: int = 1) -> None:
+        """`weight` proposals (batches, …) of the same `value` >= 0."""
+        self._values.append(value)
+        self._weights.append(weight)
+        if len(self._values) >= _FOLD:
+            self._fold()
+
+    def extend(self, values: Sequence[int] | NDArray[np.int64]) -> None:
+        """Many values of weight one."""
+        self._values.frombytes(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+        self._weights.frombytes(np.ones(len(values), dtype=np.int64).tobytes())
+        if len(self._values) >= _FOLD:
+            self._fold()
+
+    def merge(self, other: Histogram) -> None:
+        other._fold()
+        self._fold()
+        for bucket, weight in other._buckets.items():
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + weight
+        self._max = max(self._max, other._max)
+        self.count += other.count
+        self._sum += other._sum
+        self._sum2 += other._sum2
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def _fold(self) -> None:
+        if not self._values:
+            return
+        values = np.frombuffer(self._values, dtype=np.int64)
+        weights = np.frombuffer(self._weights, dtype=np.int64)
+        self._max = max(self._max, int(values.max()))
+        self.count += int(weights.sum())
+        self._sum += float((values * weights.astype(np.float64)).sum())
+        self._sum2 += float((values.astype(np.float64) ** 2 * weights).sum())
+        # frexp gives value = m * 2**e with 0.5 <= m < 1: the octave is e, the place within it is linear in m
+        mantissa, exponent = np.frexp(values.astype(np.float64))
+        keys = exponent.astype(np.int64) << _SUB_BITS | ((mantissa - 0.5) * (2 << _SUB_BITS)).astype(np.int64).clip(0)
+        unique, inverse = np.unique(keys, return_inverse=True)
+        sums = np.bincount(inverse, weights=weights)
+        for key, weight in zip(unique.tolist(), sums.tolist(), strict=True):
+            self._buckets[key] = self._buckets.get(key, 0) + int(weight)
+        self._values = array("q")
+        self._weights = array("q")
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """(representative value, weight), ascending."""
+        self._fold()
+        out = []
+        for key in sorted(self._buckets):
+            place = (key & ((1 << _SUB_BITS) - 1)) + 0.5
+            value = float(np.ldexp(0.5 + place / (2 << _SUB_BITS), key >> _SUB_BITS))
+            out.append((min(value, float(self._max)) if key else 0.0, self._buckets[key]))
+        return out
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """The value that a share of the weight does not exceed (nearest rank); 0 while empty."""
+        table = self.buckets()
+        if not table:
+            return [0.0 for _ in shares]
+        cumulative = np.cumsum([weight for _, weight in table])
+        ranks = np.ceil(np.asarray(shares) * cumulative[-1]).clip(1)
+        return [table[int(i)][0] for i in np.searchsorted(cumulative, ranks)]
+
+    def summary(self, scale: float = 1.0) -> Summary:
+        """`scale` turns the recorded unit into the reported one (1e-3: ns to µs)."""
+        p50, p90, p99, p999 = self.quantiles((0.5, 0.9, 0.99, 0.999))
+        n = self.count or 1
+        mean = self._sum / n
+        spread = max(0.0, self._sum2 / n - mean * mean) ** 0.5
+        parts = (mean, spread, p50, p90, p99, p999, float(self._max))
+        return Summary(self.count, *(round(part * scale, 3) for part in parts))
+
+
+def summarise(histogram: Histogram, scale: float = 1.0) -> dict[str, float]:
+    """The summary as a JSON object, without the count and the spread."""
+    summary = histogram.summary(scale)
+    return {name: getattr(summary, name) for name in ("mean", "p50", "p90", "p99", "p999", "max")}
+
+
+class Metrics:
+    """The histograms of the original, under its names; latencies are recorded in ns and reported in µs."""
+
+    NAMES = ("append_batch_sizes", "apply_batch_sizes", "pipeline_latency_us", "append_latency_us", "apply_latency_us")
+    __slots__ = ("append_batch_sizes", "append_latency", "apply_batch_sizes", "apply_latency", "pipeline_latency")
+
+    def __init__(self) -> None:
+        self.append_batch_sizes = Histogram()
+        self.apply_batch_sizes = Histogram()
+        self.pipeline_latency = Histogram()
+        self.append_latency = Histogram()
+        self.apply_latency = Histogram()
+
+    def clear(self) -> None:
+        for name in self.__slots__:
+            getattr(self, name).clear()
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """{name: {count, mean, p50, p90, p99, p999, max, stddev}}."""
+        out: dict[str, dict[str, float]] = {}
+        for name in self.NAMES:
+            latency = name.endswith("_us")
+            histogram: Histogram = getattr(self, name.removesuffix("_us"))
+            out[name] = msgspec.to_builtins(histogram.summary(1e-3 if latency else 1.0))
+        return out

@@ -1,0 +1,302 @@
+"""What shared code may ask of a world.
+
+Everything above the worlds awaits only what is declared here, so a pipeline, a WAL or a workload is one and the same object in
+the SimPy model and on real disks and sockets. Times are integer nanoseconds, sizes are bytes. Rules that every port keeps:
+
+1. A port belongs to one peer. Its awaitables resume on that peer's event loop, never on another thread.
+2. A call that returns has happened; a call that raises may or may not have. `StorageError` means: stop this peer, do not retry.
+3. Buffers handed to a port are not changed by the caller until the call returns, nor by the port ever.
+4. Payload may be `Sized`: a length without content, so that a model run moves no bytes. Ports account for it and store nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any, Protocol, TypeVar, final
+
+T = TypeVar("T")
+
+__all__ = [
+    "Buffer",
+    "Clock",
+    "Cpu",
+    "File",
+    "Files",
+    "Future",
+    "KvStore",
+    "KvStores",
+    "Links",
+    "Packet",
+    "Ports",
+    "Randomness",
+    "Sized",
+    "Stage",
+    "Stream",
+    "Task",
+    "Tasks",
+    "WriteBatch",
+]
+
+
+@final
+class Sized:
+    """Payload of `n` bytes with no content: only its length takes part in the model. Slices like bytes."""
+
+    __slots__ = ("n",)
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, part: slice) -> Sized:
+        start, stop, _ = part.indices(self.n)
+        return Sized(max(0, stop - start))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sized) and other.n == self.n
+
+    def __hash__(self) -> int:
+        return hash(self.n)
+
+    def __repr__(self) -> str:
+        return f"Sized({self.n})"
+
+
+Buffer = bytes | bytearray | memoryview | Sized
+
+
+# --- clock and tasks ---------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Monotonic time of this world."""
+
+    def now_ns(self) -> int: ...
+
+    async def sleep_ns(self, duration_ns: int) -> None:
+        """Resumes at least `duration_ns` later (a real timer may be late by a millisecond, or early by less than one:
+        callers that pace look at `now_ns` again)."""
+
+
+class Future(Protocol[T]):
+    """A one-shot value. Failures are delivered as values too (SimPy rebuilds exceptions it carries)."""
+
+    def set_result(self, value: T, /) -> None:
+        """At most once; from the peer's own loop."""
+
+    def done(self) -> bool: ...
+
+    def __await__(self) -> Generator[Any, Any, T]: ...
+
+
+class Task(Protocol):
+    def cancel(self) -> None:
+        """Ends the coroutine at its current await; its `finally` blocks run. Idempotent."""
+
+    def done(self) -> bool: ...
+
+
+class Tasks(Protocol):
+    """The event loop of one peer. An exception that leaves a task ends the peer: it reaches `on_failure` once."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task: ...
+
+    def future(self) -> Future[Any]: ...
+
+    def on_failure(self, callback: Callable[[BaseException], None]) -> None: ...
+
+    def cancel_all(self) -> None:
+        """Ends every task spawned here but the calling one."""
+
+
+# --- cpu ---------------------------------------------------------------------------------------------------------------------
+
+
+class Stage(Protocol):
+    """A named piece of work on the peer's loop. The line that charges the model is the line that measures the real thing."""
+
+    def start(self) -> int:
+        """A mark for `done`. Costs at most a clock read."""
+
+    async def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> None:
+        """Ends the work begun at `mark`, which handled `entries` entries of `nbytes` bytes together. Between `start` and
+        `done` the caller does not await."""
+
+
+class Cpu(Protocol):
+    def stage(self, name: str) -> Stage:
+        """The stage of that name (one record per name and peer). Look it up once, not per batch."""
+
+
+# --- files -------------------------------------------------------------------------------------------------------------------
+
+
+class File(Protocol):
+    """An open file. Calls on one file are carried out in the order they were made."""
+
+    @property
+    def name(self) -> str: ...
+
+    def size(self) -> int:
+        """Bytes, as of the calls made so far."""
+
+    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+        """Writes the buffers one after another from `offset`; with `sync`, durable once it returns (one hand-off to the disk
+        thread for both). Raises StorageError; then nothing may be assumed of the range or of earlier unsynced writes."""
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        """`length` bytes, fewer only at the end of the file. Raises StorageError."""
+
+    async def sync(self) -> None:
+        """Everything written before is durable once it returns (fdatasync: content and size). Raises StorageError."""
+
+    async def truncate(self, size: int) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Files(Protocol):
+    """A peer's directory, and a flat or nested tree of files below it. Names are relative, with forward slashes."""
+
+    @property
+    def root(self) -> str:
+        """How to name the directory to a user."""
+
+    async def open(self, name: str, *, create: bool = False, preallocate: int = 0) -> File:
+        """`preallocate` bytes are reserved and read as zero (the file's size becomes at least that). StorageError if the file
+        is missing and not `create`. A created file's name is durable only after `sync_directory`."""
+
+    async def rename(self, old: str, new: str) -> None:
+        """Atomic; replaces `new`. Durable after `sync_directory`."""
+
+    async def unlink(self, name: str) -> None: ...
+
+    async def listdir(self, directory: str = "") -> list[str]:
+        """Names in that directory, sorted; [] if there is no such directory."""
+
+    async def mkdir(self, directory: str) -> None:
+        """With parents; fine if it is there."""
+
+    async def sync_directory(self, directory: str = "") -> None: ...
+
+    async def lock(self) -> None:
+        """Takes the directory for this peer until `close` or the process ends. StorageError naming the holder otherwise."""
+
+    async def close(self) -> None: ...
+
+
+# --- key-value stores --------------------------------------------------------------------------------------------------------
+
+
+class WriteBatch(Protocol):
+    """Operations applied atomically and in order by `KvStore.write`."""
+
+    def put(self, key: bytes, value: Buffer) -> None: ...
+
+    def put_many(self, pairs: Any, count: int, nbytes: int) -> None:
+        """`pairs` is an iterable of (key, value), drained once; `count` and `nbytes` are its totals. With `pairs` None only
+        the totals count (payload that is Sized)."""
+
+    def delete(self, key: bytes) -> None: ...
+
+
+class KvStore(Protocol):
+    def batch(self) -> WriteBatch: ...
+
+    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+        """Atomic; readable once it returns; with `sync` also durable, with every earlier write. Raises StorageError."""
+
+    async def get(self, key: bytes) -> bytes | None: ...
+
+    async def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        """All pairs with start <= key < stop, in key order."""
+
+    async def close(self) -> None: ...
+
+
+class KvStores(Protocol):
+    """Opens key-value stores by kind below a peer's directory."""
+
+    async def open(self, kind: str, name: str) -> KvStore:
+        """`kind` is `leveldb`, `rocksdb` or `dict`; ConfigError for another or one not installed. StorageError if it cannot be
+        opened."""
+
+    async def destroy(self, kind: str, name: str) -> None:
+        """Removes a closed store and all it holds; fine if there is none."""
+
+
+# --- links -------------------------------------------------------------------------------------------------------------------
+
+
+@final
+class Packet:
+    """What one `send` carries: encoded parts (`size` bytes together), or, where payload is Sized, the object they stand for."""
+
+    __slots__ = ("parts", "size", "virtual")
+
+    def __init__(self, parts: Sequence[Buffer], size: int, virtual: Any = None) -> None:
+        self.parts, self.size, self.virtual = parts, size, virtual
+
+    def join(self) -> bytes:
+        """The bytes on the wire (a packet with Sized parts has none: AssertionError)."""
+        assert self.virtual is None
+        return b"".join(self.parts)  # type: ignore[arg-type]
+
+
+class Stream(Protocol):
+    """The outgoing half of a link to one peer: ordered, at most once, connected in the background, again after a loss.
+
+    Concatenated packets mean the same as the packets one by one (protobuf's rule for a message of repeated fields), so a
+    stream may join what waits while a write is in flight."""
+
+    def send(self, packet: Packet) -> None:
+        """Never waits. What is sent while the peer is unreachable is dropped: Raft repairs it."""
+
+    @property
+    def queued_bytes(self) -> int: ...
+
+
+class Links(Protocol):
+    """How a peer reaches the others. Peers are numbered from 1."""
+
+    async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
+        """Accepts connections and hands over packets as they come, each stream's in order. `on_loss(peer)` tells that the
+        stream to that peer was lost or could not be made. RunError when the address is taken."""
+
+    def stream(self, to: int) -> Stream: ...
+
+    async def close(self) -> None: ...
+
+
+# --- randomness --------------------------------------------------------------------------------------------------------------
+
+
+class Randomness(Protocol):
+    """Named, independent streams from one seed."""
+
+    def stream(self, name: str) -> Any:
+        """A numpy Generator; the same seed and name give the same stream, whatever else was drawn."""
+
+
+# --- all of them -------------------------------------------------------------------------------------------------------------
+
+
+class Ports(Protocol):
+    """One peer's world."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def tasks(self) -> Tasks: ...
+    @property
+    def cpu(self) -> Cpu: ...
+    @property
+    def files(self) -> Files: ...
+    @property
+    def kv(self) -> KvStores: ...
+    @property
+    def links(self) -> Links: ...
+    @property
+    def random(self) -> Randomness: ...

@@ -1,0 +1,400 @@
+"""Entries travel in batches: a contiguous run of one term and one type, encoded once.
+
+The bytes of a batch are `raftpb.Entry` messages, each framed as field 7 of `raftpb.Message` (`3a <length> <entry>`). The leader
+encodes them when it assigns indexes; the same bytes go to its WAL, into every follower's message and into every follower's WAL.
+
+    frame    3a  len  | 08 type | 10 term | 18 index | 22 len data          (gogoproto's field order; no data: no field 4)
+
+Terms never decrease along a log, so one term a batch loses nothing: a run of several terms is several batches. Work per entry is
+done by numpy, struct or join, or not at all. Frames of a batch are *uniform* (`stride`) unless payload lengths differ or the index
+crosses a varint width (128, 16384, …); then `ends` holds where each frame ends.
+
+Payload can be `Sized` (a model run moves no bytes): sizes are then exactly those of the encoded form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from rafttoy.errors import MalformedMessage
+from rafttoy.ports import Buffer, Sized
+
+__all__ = ["EntryBatch", "EntryType", "Payloads", "append_varint", "entry_sizes", "read_varint", "varint_size"]
+
+
+class EntryType(IntEnum):
+    """raftpb.EntryType."""
+
+    NORMAL = 0
+    CONF_CHANGE = 1
+    CONF_CHANGE_V2 = 2
+
+
+_TYPES = tuple(EntryType)
+_VECTOR_FROM = 12  # below this many entries a Python loop beats numpy's fixed cost
+
+
+def varint_size(value: int) -> int:
+    """Bytes of `value` as a protobuf varint."""
+    return (value.bit_length() + 6) // 7 or 1
+
+
+def append_varint(out: bytearray, value: int) -> None:
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    """(value, offset behind it); MalformedMessage if it passes `end` or 64 bits."""
+    value = shift = 0
+    while at < end:
+        byte: int = data[at]  # type: ignore[assignment, index]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, at
+        shift += 7
+        if shift > 63:
+            break
+    raise MalformedMessage(f"bad varint at byte {at}")
+
+
+class Payloads:
+    """Proposed data, not yet entries: `count` payloads one after another in `data`, each `stride` long, or `lengths` long."""
+
+    __slots__ = ("count", "data", "lengths", "stride")
+
+    def __init__(self, count: int, data: Buffer, stride: int = -1, lengths: Sequence[int] | None = None) -> None:
+        assert count > 0
+        assert (stride * count if lengths is None else sum(lengths)) == len(data)
+        self.count, self.data, self.stride, self.lengths = count, data, stride, lengths
+
+    @staticmethod
+    def of(payloads: Sequence[bytes]) -> Payloads:
+        lengths = [len(p) for p in payloads]
+        if min(lengths) == max(lengths):
+            return Payloads(len(payloads), b"".join(payloads), lengths[0])
+        return Payloads(len(payloads), b"".join(payloads), lengths=lengths)
+
+    @staticmethod
+    def sized(count: int, stride: int) -> Payloads:
+        return Payloads(count, Sized(count * stride), stride)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+
+def entry_sizes(type: EntryType, term: int, index: int, length: int) -> tuple[int, int]:
+    """(bytes of the raftpb.Entry, bytes of its frame) for one payload of `length` bytes."""
+    entry = 4 + varint_size(term) + varint_size(index)
+    if length:
+        entry += 1 + varint_size(length) + length
+    return entry, 1 + varint_size(entry) + entry
+
+
+class EntryBatch:
+    """`count` entries from index `first`, all of `term` and `type`. Immutable, but for `frames`, which a cache may evict.
+
+    frames         the encoded entries; Sized in a model run; None while evicted (its owner knows where to read them)
+    size           len(frames), known even while evicted
+    stride         bytes of each frame, or 0 where they differ
+    ends           where each frame ends within `frames`, or None where uniform
+    payload_bytes  the sum of the entries' data lengths: what etcd/raft's size limits count
+    """
+
+    __slots__ = ("count", "ends", "first", "frames", "last", "payload_bytes", "size", "stride", "term", "type")
+
+    def __init__(
+        self,
+        first: int,
+        term: int,
+        type: EntryType,
+        count: int,
+        frames: Buffer | None,
+        size: int,
+        payload_bytes: int,
+        ends: Sequence[int] | None = None,
+    ) -> None:
+        self.first = first
+        self.term = term
+        self.type = type
+        self.count = count
+        self.last = first + count - 1
+        self.frames = frames
+        self.size = size
+        self.payload_bytes = payload_bytes
+        self.ends = ends
+        self.stride = size // count if ends is None else 0
+
+    # --- making ---
+
+    @staticmethod
+    def encode(first: int, term: int, type: EntryType, payloads: Payloads) -> EntryBatch:
+        """Assigns indexes first, first + 1, … and encodes."""
+        count, stride = payloads.count, payloads.stride
+        if payloads.lengths is None and varint_size(first) == varint_size(first + count - 1):
+            if isinstance(payloads.data, Sized):
+                size = entry_sizes(type, term, first, stride)[1] * count
+                return EntryBatch(first, term, type, count, Sized(size), size, payloads.nbytes)
+            if count >= _VECTOR_FROM:
+                frames = _encode_uniform(first, term, type, payloads)
+                return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
+        lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
+        if isinstance(payloads.data, Sized):
+            sizes = [entry_sizes(type, term, first + i, n)[1] for i, n in enumerate(lengths)]
+            return EntryBatch(first, term, type, count, Sized(sum(sizes)), sum(sizes), payloads.nbytes, _ends(sizes))
+        parts: list[Buffer] = []
+        sizes = []
+        at = 0
+        for index, length in enumerate(lengths, first):
+            head = _frame_head(type, term, index, length)
+            parts += (head, payloads.data[at : at + length])
+            sizes.append(len(head) + length)
+            at += length
+        joined = b"".join(parts)  # type: ignore[arg-type]
+        return EntryBatch(first, term, type, count, joined, len(joined), payloads.nbytes, _ends(sizes))
+
+    @staticmethod
+    def empty(first: int, term: int) -> EntryBatch:
+        """The entry without data that a new leader appends (thesis §6.4)."""
+        frames = _frame_head(EntryType.NORMAL, term, first, 0)
+        return EntryBatch(first, term, EntryType.NORMAL, 1, frames, len(frames), 0)
+
+    # --- cutting ---
+
+    def slice(self, low: int, high: int) -> EntryBatch:
+        """The entries low <= index < high, sharing the bytes."""
+        if low <= self.first and high > self.last:
+            return self
+        a, b = max(low, self.first) - self.first, min(high, self.last + 1) - self.first
+        assert a < b, (low, high, self)
+        start, stop = self.offset(a), self.offset(b)
+        ends = None if self.ends is None else _normal([end - start for end in self.ends[a:b]], stop - start)
+        frames = self.frames
+        if frames is not None:
+            frames = (memoryview(frames) if isinstance(frames, bytes) else frames)[start:stop]
+        payload_bytes = (
+            self.payload_bytes // self.count * (b - a) if self.ends is None else sum(self._lengths()[a:b]) if self.payload_bytes else 0
+        )
+        return EntryBatch(self.first + a, self.term, self.type, b - a, frames, stop - start, payload_bytes, ends)
+
+    def offset(self, i: int) -> int:
+        """Where the frame of the i-th entry begins; for i == count, where the last one ends."""
+        if self.ends is None:
+            return i * self.stride
+        return self.ends[i - 1] if i else 0
+
+    def fit(self, max_bytes: int) -> int:
+        """How many leading entries have at most `max_bytes` of encoded bytes together."""
+        if self.size <= max_bytes:
+            return self.count
+        if self.ends is None:
+            return max_bytes // self.stride
+        return sum(1 for end in self.ends if end <= max_bytes)
+
+    def _lengths(self) -> list[int]:
+        """Data length of each entry, from frame sizes."""
+        out = []
+        for i in range(self.count):
+            frame, index = self.offset(i + 1) - self.offset(i), self.first + i
+            fixed = 4 + varint_size(self.term) + varint_size(index)
+            entry = frame - 2
+            while 1 + varint_size(entry) + entry > frame:
+                entry -= 1
+            data = entry - fixed
+            if data:
+                data -= 2
+                while 1 + varint_size(data) + data > entry - fixed:
+                    data -= 1
+            out.append(data)
+        return out
+
+    # --- reading ---
+
+    def uniform_runs(self) -> Iterator[EntryBatch]:
+        """This batch in pieces of uniform frames, in order: what vector code takes."""
+        if self.ends is None:
+            yield self
+            return
+        sizes = [end - start for start, end in pairwise((0, *self.ends))]
+        start = 0
+        for i in range(1, self.count + 1):
+            if i == self.count or sizes[i] != sizes[start] or varint_size(self.first + i) != varint_size(self.first + start):
+                yield self.slice(self.first + start, self.first + i)
+                start = i
+
+    @property
+    def has_data(self) -> bool:
+        return self.payload_bytes > 0
+
+    @property
+    def data_length(self) -> int:
+        """Data length of each entry of a uniform batch."""
+        assert self.ends is None
+        return self.payload_bytes // self.count
+
+    def payloads(self) -> Iterator[bytes]:
+        """Each entry's data, in order (one by one: for configuration changes, tests and tools, not for hot paths)."""
+        assert self.frames is not None and not isinstance(self.frames, Sized), "payload is not here"
+        for i, length in enumerate(self._lengths()):
+            end = self.offset(i + 1)
+            yield bytes(self.frames[end - length : end])
+
+    def __repr__(self) -> str:
+        return f"EntryBatch({self.first}..{self.last} term {self.term} {self.type.name.lower()} {self.size} B)"
+
+    # --- decoding ---
+
+    @staticmethod
+    def decode(data: Buffer, at: int, end: int) -> tuple[list[EntryBatch], int]:
+        """Batches from the frames that stand at data[at:end], up to the first byte that begins no frame; and that offset.
+
+        Checks every frame's bounds, type, term and index. Raises MalformedMessage on a bad frame or on indexes with a gap."""
+        batches: list[EntryBatch] = []
+        view = data if isinstance(data, memoryview) else memoryview(data)  # type: ignore[arg-type]
+        while at < end and view[at] == 0x3A:
+            batch, at = _decode_run(view, at, end)
+            if batches:
+                if batch.first != batches[-1].last + 1:
+                    raise MalformedMessage(f"entry {batch.first} follows entry {batches[-1].last}")
+                if batch.term < batches[-1].term:
+                    raise MalformedMessage(f"entry {batch.first} has term {batch.term} after term {batches[-1].term}")
+            batches.append(batch)
+        return batches, at
+
+
+def _normal(ends: list[int], size: int) -> list[int] | None:
+    """None if these ends are those of a uniform batch."""
+    return None if all(end == size // len(ends) * i for i, end in enumerate(ends, 1)) else ends
+
+
+def _ends(sizes: Iterable[int]) -> list[int] | None:
+    ends = list(accumulate(sizes))
+    return _normal(ends, ends[-1])
+
+
+def _frame_head(type: EntryType, term: int, index: int, length: int) -> bytes:
+    entry = bytearray((0x08, type, 0x10))
+    append_varint(entry, term)
+    entry.append(0x18)
+    append_varint(entry, index)
+    if length:
+        entry.append(0x22)
+        append_varint(entry, length)
+    head = bytearray((0x3A,))
+    append_varint(head, len(entry) + length)
+    return bytes(head + entry)
+
+
+def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) -> memoryview:
+    count, stride = payloads.count, payloads.stride
+    head = _frame_head(type, term, first, stride)
+    out = np.empty((count, len(head) + stride), dtype=np.uint8)
+    out[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
+    out[:, len(head) :] = np.frombuffer(payloads.data, dtype=np.uint8).reshape(count, stride)  # type: ignore[arg-type]
+    width = varint_size(first)
+    at = len(head) - width - (1 + varint_size(stride) if stride else 0)
+    out[:, at : at + width] = _index_varints(first, count, width)
+    return out.reshape(-1).data
+
+
+def _index_varints(first: int, count: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """(count, width): the varints of first, first + 1, … (all of one width)."""
+    indexes = np.arange(first, first + count, dtype=np.uint64)[:, None]
+    septets = (indexes >> np.arange(0, 7 * width, 7, dtype=np.uint64)).astype(np.uint8) & np.uint8(0x7F)
+    septets[:, :-1] |= np.uint8(0x80)
+    return septets
+
+
+def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int, bool]:
+    """One frame: (type, term, index, data length, frame end, canonical: fields in our encoder's order)."""
+    length, body = read_varint(view, at + 1, end)
+    stop = body + length
+    if stop > end:
+        raise MalformedMessage(f"entry of {length} bytes passes the end of its message")
+    type_ = term = index = size = 0
+    seen: list[int] = []
+    pos = body
+    while pos < stop:
+        tag = view[pos]
+        seen.append(tag)
+        if tag == 0x22:
+            size, pos = read_varint(view, pos + 1, stop)
+            pos += size
+            if pos > stop:
+                raise MalformedMessage("entry data pass the end of the entry")
+        elif tag in (0x08, 0x10, 0x18):
+            value, pos = read_varint(view, pos + 1, stop)
+            if tag == 0x08:
+                type_ = value
+            elif tag == 0x10:
+                term = value
+            else:
+                index = value
+        else:
+            raise MalformedMessage(f"unknown field {tag:#x} in an entry")
+    canonical = seen == [0x08, 0x10, 0x18] + ([0x22] if size else [])
+    return type_, term, index, size, stop, canonical
+
+
+def _decode_run(view: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
+    """The longest batch that begins at `at`."""
+    type_, term, index, length, stop, canonical = _decode_frame(view, at, end)
+    if type_ >= len(_TYPES):
+        raise MalformedMessage(f"unknown entry type {type_}")
+    if term == 0 or index == 0:
+        raise MalformedMessage(f"entry with term {term}, index {index}")
+    kind = _TYPES[type_]
+    if not canonical:  # another encoder's order: encode it ourselves, so that a batch has one form
+        return EntryBatch.encode(index, term, kind, Payloads(1, _field4(view, at, end), length)), stop
+    size = stop - at
+    count = _count_uniform(view, at, end, size, term, index, kind, length)
+    total = count * size
+    return EntryBatch(index, term, kind, count, view[at : at + total], total, count * length), at + total
+
+
+def _field4(view: memoryview, at: int, end: int) -> bytes:
+    length, pos = read_varint(view, at + 1, end)
+    stop, data = pos + length, b""
+    while pos < stop:
+        tag = view[pos]
+        value, pos = read_varint(view, pos + 1, stop)
+        if tag == 0x22:
+            data = bytes(view[pos : pos + value])
+            pos += value
+    return data
+
+
+def _count_uniform(view: memoryview, at: int, end: int, size: int, term: int, index: int, kind: EntryType, length: int) -> int:
+    """How many frames from `at` have this one's size, type, term and data length, and consecutive indexes of one width."""
+    most = min((end - at) // size, (1 << 7 * varint_size(index)) - index)
+    if most <= 1 or view[at + size] != 0x3A:
+        return 1
+    head = _frame_head(kind, term, index, length)
+    width = varint_size(index)
+    if len(head) + length != size:
+        return 1
+    if most < _VECTOR_FROM:
+        count = 1
+        while count < most:
+            start = at + count * size
+            if view[start : start + len(head)] != _frame_head(kind, term, index + count, length):
+                break
+            count += 1
+        return count
+    heads = np.frombuffer(view[at : at + most * size], dtype=np.uint8).reshape(most, size)[:, : len(head)]
+    expected = np.empty((most, len(head)), dtype=np.uint8)
+    expected[:] = np.frombuffer(head, dtype=np.uint8)
+    pos = len(head) - width - (1 + varint_size(length) if length else 0)
+    expected[:, pos : pos + width] = _index_varints(index, most, width)
+    wrong = (heads != expected).any(axis=1)
+    return int(wrong.argmax()) if wrong.any() else most

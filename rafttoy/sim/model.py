@@ -1,0 +1,124 @@
+"""What the model charges: a calibrated file, validated on load.
+
+A model has a *hardware* half (cores, disk, links) and a *software* half (stages, key-value stores). In the file, times are in the
+unit that the key ends with; in memory the struct keeps them so, and the users of a cost turn it into integer nanoseconds once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from rafttoy.errors import ConfigError
+
+__all__ = ["Disk", "Hardware", "Kv", "Linear", "Link", "Meta", "Model", "Software", "load_model", "parse_model"]
+
+Cost = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+
+
+class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Cost of one execution: `fixed_us + entry_us * entries + byte_ns * bytes / 1000`, in microseconds."""
+
+    fixed_us: Cost = 0.0
+    entry_us: Cost = 0.0
+    byte_ns: Cost = 0.0
+
+    def cost_ns(self, entries: int, nbytes: int) -> int:
+        return int(1000.0 * (self.fixed_us + self.entry_us * entries) + self.byte_ns * nbytes)
+
+
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device, shared by every peer of a host.
+
+    sync_us            quantiles, evenly spaced from 0 to 100 %, of a 4 KiB write over preallocated space with its fdatasync, alone
+    grow_us            what a write that grows its file adds to that
+    byte_ns            what each byte beyond the first 4 KiB adds
+    write_us           a write that is not synced
+    read_us            a read
+    concurrency        factor on the sync with 1, 2, 3 … at once (the last one holds for more)
+    handoff_us         from the loop to the disk thread and back
+    cpu_us             core time of a synced write, off the loop
+    """
+
+    sync_us: Annotated[list[Cost], msgspec.Meta(min_length=2)]
+    byte_ns: Cost
+    write_us: Cost
+    handoff_us: Cost
+    grow_us: Cost = 0.0
+    read_us: Cost = 10.0
+    concurrency: Annotated[list[Cost], msgspec.Meta(min_length=1)] = [1.0]  # noqa: RUF012
+    cpu_us: Cost = 0.0
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One transport between two peers.
+
+    delay_us               one way, of a small packet, beyond the loops' own work
+    byte_ns                what each byte adds on the wire
+    send / receive         work on the sender's and the receiver's loop, a packet
+    background             core time off both loops (transport threads, kernel), a packet, on each side
+    """
+
+    delay_us: Cost
+    byte_ns: Cost = 0.0
+    send: Linear = Linear()
+    receive: Linear = Linear()
+    background: Linear = Linear()
+
+
+class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key-value store: `write` is work of one batch on the loop; a sync adds a disk sync, scaled by `sync_factor`."""
+
+    write: Linear
+    read: Linear = Linear(fixed_us=5.0)
+    sync_factor: Cost = 1.0
+
+
+class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cores: Count
+    disk: Disk
+    links: dict[str, Link]
+
+
+class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`stages` by name; `wakeup_us` is the loop's own work each time a task resumes."""
+
+    stages: dict[str, Linear]
+    kv: dict[str, Kv]
+    wakeup_us: Cost = 0.0
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    host: str = ""
+    date: str = ""
+    method: str = ""
+    confidence: str = ""
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    meta: Meta
+    hardware: Hardware
+    software: Software
+
+
+def parse_model(document: dict[str, Any], where: str) -> Model:
+    """Raises ConfigError naming the file and the key for anything missing, unknown, negative or absurd."""
+    try:
+        return msgspec.convert(document, Model, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"model {where}: {error}") from None
+
+
+def load_model(path: Path) -> Model:
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"model {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"model {path}: not TOML: {error}") from None
+    return parse_model(document, str(path))

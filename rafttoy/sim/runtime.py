@@ -1,0 +1,209 @@
+"""Virtual time, tasks and processors: native coroutines on SimPy.
+
+A peer's event loop is serial (the GIL) and needs one of its host's cores while it runs. Work is reserved first come, first served:
+a charge begins when the loop and a core are free and blocks both until it ends. A task that was woken resumes when its loop is
+free, so that what piles up meanwhile is found as one batch, as on a real loop.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import simpy
+
+from rafttoy.observe import StageRecord
+from rafttoy.sim.model import Linear, Model
+
+__all__ = ["Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks"]
+
+
+class SimHost:
+    """Cores shared by the loops and background threads of one machine."""
+
+    def __init__(self, env: simpy.Environment, cores: int) -> None:
+        self.env = env
+        self.cores = cores
+        self._free_at_ns = [0] * cores
+        self.busy_ns = 0
+
+    def reserve(self, earliest_ns: int, duration_ns: int) -> int:
+        """Takes the core that is free first, from `earliest_ns` on; returns when the work ends."""
+        free = self._free_at_ns
+        start = free[0] if free[0] > earliest_ns else earliest_ns
+        end = start + duration_ns
+        heapq.heapreplace(free, end)
+        self.busy_ns += duration_ns
+        return end
+
+
+class Loop:
+    """The event loop of one peer."""
+
+    __slots__ = ("busy_ns", "env", "free_at_ns", "host")
+
+    def __init__(self, host: SimHost) -> None:
+        self.env = host.env
+        self.host = host
+        self.free_at_ns = 0
+        self.busy_ns = 0
+
+    def charge(self, duration_ns: int) -> None:
+        """Reserves the loop and a core for `duration_ns`, behind what is reserved already."""
+        now: int = self.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
+        self.free_at_ns = self.host.reserve(max(now, self.free_at_ns), duration_ns)
+        self.busy_ns += duration_ns
+
+    def free(self) -> Generator[simpy.Event, Any, None]:
+        """Waits until the loop is free."""
+        env = self.env
+        while (wait := self.free_at_ns - env.now) > 0:
+            yield env.timeout(wait)
+
+
+class SimFuture:
+    __slots__ = ("_event", "_loop")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._event = loop.env.event()
+
+    def set_result(self, value: Any, /) -> None:
+        self._event.succeed(value)
+
+    def done(self) -> bool:
+        return self._event.triggered
+
+    def __await__(self) -> Generator[simpy.Event, Any, Any]:
+        value = yield self._event
+        loop = self._loop
+        while (wait := loop.free_at_ns - loop.env.now) > 0:
+            yield loop.env.timeout(wait)
+        return value
+
+
+class Timer:
+    """Resumes after `duration_ns`, once the loop is free."""
+
+    __slots__ = ("_duration_ns", "_loop")
+
+    def __init__(self, loop: Loop, duration_ns: int) -> None:
+        self._loop, self._duration_ns = loop, duration_ns
+
+    def __await__(self) -> Generator[simpy.Event, Any, None]:
+        yield self._loop.env.timeout(self._duration_ns)
+        yield from self._loop.free()
+
+
+class SimClock:
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._env = loop.env
+
+    def now_ns(self) -> int:
+        return self._env.now  # type: ignore[return-value]
+
+    async def sleep_ns(self, duration_ns: int) -> None:
+        await Timer(self._loop, max(0, duration_ns))
+
+
+class SimTask:
+    __slots__ = ("_process",)
+
+    def __init__(self, process: simpy.Process) -> None:
+        self._process = process
+
+    def cancel(self) -> None:
+        if self._process.is_alive and self._process is not self._process.env.active_process:
+            self._process.interrupt("cancelled")
+
+    def done(self) -> bool:
+        return not self._process.is_alive
+
+
+class SimTasks:
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self._env = loop.env
+        self._failed: Callable[[BaseException], None] | None = None
+        self._live: dict[SimTask, None] = {}  # a dict keeps spawning order
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> SimTask:
+        task = SimTask(self._env.process(self._run(coroutine)))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
+        self._live[task] = None
+        task._process.callbacks.append(lambda _: self._live.pop(task, None))  # type: ignore[union-attr]
+        return task
+
+    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            await coroutine
+        except simpy.Interrupt:
+            pass
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
+
+    def future(self) -> SimFuture:
+        return SimFuture(self.loop)
+
+    def on_failure(self, callback: Callable[[BaseException], None]) -> None:
+        self._failed = callback
+
+    def cancel_all(self) -> None:
+        for task in list(self._live):
+            task.cancel()
+
+
+class SimStage:
+    """Charges its cost to the loop and waits until it is done."""
+
+    __slots__ = ("_byte_ns", "_cpu", "_entry_ns", "_fixed_ns", "_loop", "record")
+
+    def __init__(self, loop: Loop, cost: Linear, record: StageRecord) -> None:
+        self._loop = loop
+        self._fixed_ns = cost.fixed_us * 1000
+        self._entry_ns = cost.entry_us * 1000
+        self._byte_ns = cost.byte_ns
+        self.record = record
+
+    def start(self) -> int:
+        return 0
+
+    def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> _Charge:
+        duration_ns = int(self._fixed_ns + self._entry_ns * entries + self._byte_ns * nbytes)
+        self.record.add(entries, nbytes, duration_ns)
+        self._loop.charge(duration_ns)
+        return _Charge(self._loop)
+
+
+class _Charge:
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def __await__(self) -> Generator[simpy.Event, Any, None]:
+        loop = self._loop
+        while (wait := loop.free_at_ns - loop.env.now) > 0:
+            yield loop.env.timeout(wait)
+
+
+class SimCpu:
+    """Stages cost what the model says; a stage the model does not know costs nothing and is listed by `unknown`."""
+
+    def __init__(self, loop: Loop, model: Model) -> None:
+        self._loop = loop
+        self._costs = model.software.stages
+        self.records: dict[str, StageRecord] = {}
+        self._stages: dict[str, SimStage] = {}
+
+    def stage(self, name: str) -> SimStage:
+        if name not in self._stages:
+            self.records[name] = StageRecord(name)
+            self._stages[name] = SimStage(self._loop, self._costs.get(name, Linear()), self.records[name])
+        return self._stages[name]
+
+    def unknown(self) -> list[str]:
+        return [name for name in self._stages if name not in self._costs]
