@@ -93,7 +93,7 @@ class Payloads:
         return len(self.data)
 
 
-def entry_sizes(type: EntryType, term: int, index: int, length: int) -> tuple[int, int]:
+def entry_sizes(term: int, index: int, length: int) -> tuple[int, int]:
     """(bytes of the raftpb.Entry, bytes of its frame) for one payload of `length` bytes."""
     entry = 4 + varint_size(term) + varint_size(index)
     if length:
@@ -143,14 +143,14 @@ class EntryBatch:
         count, stride = payloads.count, payloads.stride
         if payloads.lengths is None and varint_size(first) == varint_size(first + count - 1):
             if isinstance(payloads.data, Sized):
-                size = entry_sizes(type, term, first, stride)[1] * count
+                size = entry_sizes(term, first, stride)[1] * count
                 return EntryBatch(first, term, type, count, Sized(size), size, payloads.nbytes)
             if count >= _VECTOR_FROM:
                 frames = _encode_uniform(first, term, type, payloads)
                 return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
         lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
         if isinstance(payloads.data, Sized):
-            sizes = [entry_sizes(type, term, first + i, n)[1] for i, n in enumerate(lengths)]
+            sizes = [entry_sizes(term, first + i, n)[1] for i, n in enumerate(lengths)]
             return EntryBatch(first, term, type, count, Sized(sum(sizes)), sum(sizes), payloads.nbytes, _ends(sizes))
         parts: list[Buffer] = []
         sizes = []
