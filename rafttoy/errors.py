@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "CheckFailed",
     "ConfigError",
@@ -14,6 +17,7 @@ __all__ = [
     "RafttoyError",
     "RunError",
     "StorageError",
+    "unknown",
 ]
 
 
@@ -61,3 +65,13 @@ class CorruptionError(StorageError):
         sums = "" if expected is None or found is None else f": checksum {found:#010x}, expected {expected:#010x}"
         super().__init__(f"{file}: {what} at offset {offset}{sums}")
         self.file, self.offset, self.expected, self.found = file, offset, expected, found
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """What to raise for a name that is not in a table: with the near miss, if any, and all that would do.
+
+    `what` is the flag or key, as its user writes it: `--pipeline`."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return ConfigError(f"{what}: no {name!r}{hint}; there are: {', '.join(names)}")
