@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol, TypeVar, final
 
+from rafttoy.observe import StageRecord
+
 T = TypeVar("T")
 
 __all__ = [
@@ -126,8 +128,14 @@ class Stage(Protocol):
 
 
 class Cpu(Protocol):
+    @property
+    def records(self) -> dict[str, StageRecord]: ...
+
     def stage(self, name: str) -> Stage:
         """The stage of that name (one record per name and peer). Look it up once, not per batch."""
+
+    def usage(self) -> tuple[int, int]:
+        """CPU time of this peer so far, in ns: (its loop's, all of its threads')."""
 
 
 # --- files -------------------------------------------------------------------------------------------------------------------
@@ -164,9 +172,11 @@ class Files(Protocol):
     def root(self) -> str:
         """How to name the directory to a user."""
 
-    async def open(self, name: str, *, create: bool = False, preallocate: int = 0) -> File:
-        """`preallocate` bytes are reserved and read as zero (the file's size becomes at least that). StorageError if the file
-        is missing and not `create`. A created file's name is durable only after `sync_directory`."""
+    async def open(self, name: str, *, create: bool = False, preallocate: int = 0, prewrite: bool = False) -> File:
+        """`preallocate` bytes are reserved and read as zero (the file's size becomes at least that). With `prewrite` the zeros are
+        really written and durable, so that a later write overwrites and changes no metadata: slow, but not in the way of other
+        calls. StorageError if the file is missing and not `create`. A created file's name is durable only after
+        `sync_directory`."""
 
     async def rename(self, old: str, new: str) -> None:
         """Atomic; replaces `new`. Durable after `sync_directory`."""
@@ -232,12 +242,16 @@ class KvStores(Protocol):
 
 @final
 class Packet:
-    """What one `send` carries: encoded parts (`size` bytes together), or, where payload is Sized, the object they stand for."""
+    """What one `send` carries: encoded parts (`size` bytes together), or, where payload is Sized, the object they stand for.
 
-    __slots__ = ("parts", "size", "virtual")
+    `reject(reason)` drops the connection that a malformed packet came by."""
 
-    def __init__(self, parts: Sequence[Buffer], size: int, virtual: Any = None) -> None:
-        self.parts, self.size, self.virtual = parts, size, virtual
+    __slots__ = ("parts", "reject", "size", "virtual")
+
+    def __init__(
+        self, parts: Sequence[Buffer], size: int, virtual: Any = None, reject: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        self.parts, self.size, self.virtual, self.reject = parts, size, virtual, reject
 
     def join(self) -> bytes:
         """The bytes on the wire (a packet with Sized parts has none: AssertionError)."""
