@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Cell", "Plan"]
+__all__ = ["MAX_PAYLOAD_BYTES", "Cell", "Plan"]
+
+MAX_PAYLOAD_BYTES = 64 << 20
+"""Of one proposal: what still fits a message."""
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

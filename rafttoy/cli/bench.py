@@ -1,0 +1,43 @@
+"""`rafttoy bench`: cells on real disks and sockets."""
+
+from __future__ import annotations
+
+import click
+
+from rafttoy.cli.console import Rows, check_verified, progress
+from rafttoy.cli.options import Request, id_option, make_cluster, peers_option, run_options
+from rafttoy.experiment import run_grid
+
+
+@click.command(
+    short_help="Measure cells: a local cluster, or the leader of a running one.",
+    epilog="""\b
+Examples:
+  rafttoy bench --pipeline basic,parallel-append --conc 1,16,128
+  rafttoy bench --wal etcd --engine mem --transport tcp --rate 5000 --duration 10s
+  rafttoy bench --id 1 --peers 10.0.0.1:1234,10.0.0.2:1234,10.0.0.3:1234 --count 3 -o gobench""",
+)
+@run_options
+@id_option
+@peers_option
+def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> None:
+    """Run every cell of the grid for real and print a row for each.
+
+    Every flag with a comma takes a list; the grid is the product of the lists. By default a cell runs on three peer processes on
+    loopback, which bench starts and ends. With --id and --peers it is the leader of a cluster whose other members are running
+    (`rafttoy peer`): they need no restart between runs.
+    """
+    cluster = make_cluster(id, peers)
+    with Rows(request.output, ["real"], request.cells, metrics=request.metrics) as rows, progress("measuring") as moving:
+        run_grid(
+            "real",
+            request.cells,
+            request.plan,
+            count=request.count,
+            data_dir=request.data_dir,
+            cluster=cluster,
+            on_result=rows.add,
+            progress=moving,
+            verbose=request.verbose,
+        )
+    check_verified(rows.results)

@@ -1,0 +1,77 @@
+"""`rafttoy compare`: measurement and prediction of the same cells, side by side."""
+
+from __future__ import annotations
+
+import click
+
+from rafttoy.analysis import formats
+from rafttoy.analysis.calibrate import quick_calibration
+from rafttoy.analysis.compare import Comparison, compare
+from rafttoy.analysis.models import find_model
+from rafttoy.cli.console import Rows, check_verified, print_table, progress
+from rafttoy.cli.options import Request, model_option, option, run_options
+from rafttoy.cli.types import PERCENT
+from rafttoy.errors import RunError
+from rafttoy.experiment import Result, run_grid
+from rafttoy.sim.model import load_model
+
+
+@click.command(
+    short_help="Measure and predict the same cells, side by side.",
+    epilog="""\b
+Examples:
+  rafttoy compare --pipeline basic,parallel-append --conc 1,16,128,1024
+  rafttoy compare --transport tcp --wal etcd,file --model mine.toml --max-error 15
+  rafttoy compare --conc 1,128 --count 3 -o json > results.jsonl""",
+)
+@run_options
+@model_option(None, "Predict with this model instead of calibrating one first.")
+@option("--max-error", type=PERCENT, metavar="PCT", help="Exit 1 if the throughput of any cell is predicted further off than that.")
+def command(request: Request, model: str | None, max_error: float | None) -> None:
+    """Run every cell of the grid for real and on the model, and print how well the one predicts the other.
+
+    Without --model, short calibration runs on this host come first; the cells that they measure are never those they predict.
+    The table shows a row a cell: operations a second, measured and predicted, the error of the prediction, latencies, and the
+    resource that binds. -o json, csv and gobench print the rows of both worlds; the predicted ones have `error_pct`.
+    """
+    cells, plan = request.cells, request.plan
+    real: list[Result] = []
+    sim: list[Result] = []
+    try:
+        if model is None:
+            with progress("calibrating") as moving:
+                charged = quick_calibration(cells, plan, moving)
+        else:
+            charged = load_model(find_model(model))
+        with progress("measuring") as moving:
+            run_grid(
+                "real",
+                cells,
+                plan,
+                count=request.count,
+                data_dir=request.data_dir,
+                on_result=real.append,
+                progress=moving,
+                verbose=request.verbose,
+            )
+        with progress("predicting") as moving:
+            run_grid("sim", cells, plan, count=request.count, model=charged, on_result=sim.append, progress=moving)
+    finally:  # an interrupt or an error leaves what was finished before it
+        comparison = compare(real, sim)
+        _print(request, comparison)
+    check_verified(comparison.rows)
+    if len(comparison.pairs) < len(cells):
+        lost = next(cell for cell in cells if cell not in {pair.cell for pair in comparison.pairs})
+        raise RunError(f"nothing was acknowledged within the measured time: {lost}")
+    if max_error is not None:
+        comparison.check(max_error)
+
+
+def _print(request: Request, comparison: Comparison) -> None:
+    whole_table = request.output == "table" and bool(comparison.pairs)
+    with Rows("" if whole_table else request.output, ["real", "sim"], request.cells, metrics=request.metrics) as rows:
+        for row in comparison.rows:
+            rows.add(row)
+        if whole_table:
+            print_table(formats.comparison_table(comparison))
+            click.echo(comparison.summary())

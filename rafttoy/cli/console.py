@@ -1,0 +1,96 @@
+"""What a user sees: data on stdout; seed, progress, notes and errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rafttoy import experiment
+from rafttoy.analysis import formats
+from rafttoy.analysis.manifest import host
+from rafttoy.cell import Cell
+from rafttoy.errors import CheckFailed
+from rafttoy.experiment import Result
+
+__all__ = ["Rows", "check_verified", "note", "print_table", "progress"]
+
+_WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    click.echo(f"rafttoy: {text}", err=True)
+
+
+def print_table(table: Table) -> None:
+    terminal = sys.stdout.isatty()
+    Console(file=sys.stdout, width=None if terminal else _WIDE, highlight=False).print(table)
+
+
+@contextmanager
+def progress(title: str) -> Generator[experiment.Progress]:
+    """A bar on stderr while the block runs; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # rows pass above the bar on a terminal; elsewhere stdout stays what it is
+    ) as bar:
+        task = bar.add_task(title, total=1.0, what="")
+        yield lambda what, share: bar.update(task, completed=share, what=what)
+
+
+class Rows:
+    """Results on stdout: rows as they come, a table once the block ends, however it ends."""
+
+    def __init__(self, output: str, worlds: Sequence[str], cells: Sequence[Cell], *, metrics: bool = False) -> None:
+        self.results: list[Result] = []
+        self._output = output
+        self._metrics = metrics
+        self._parts = formats.name_parts(worlds, cells)
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._output == "table" and self.results:
+            print_table(formats.results_table(self.results))
+        if self._metrics and self._output != "json":
+            for result in self.results:
+                print_table(formats.metrics_table(result))
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+        for warning in result.warnings:
+            note(f"{result.cell()}: {warning}")
+        if self._output == "json":
+            click.echo(formats.json_line(result))
+        elif self._output == "csv":
+            self._lines(formats.csv_header(), formats.csv_row(result))
+        elif self._output == "gobench":
+            about: dict[str, Any] = host()
+            self._lines(formats.gobench_header(about), formats.gobench_line(result, self._parts, about["cores"]))
+
+    def _lines(self, header: str, line: str) -> None:
+        if not self._begun:
+            self._begun = True
+            click.echo(header)
+        click.echo(line)
+
+
+def check_verified(results: Sequence[Result]) -> None:
+    """CheckFailed naming the first cell whose replicas do not hold what was acknowledged."""
+    wrong = [result for result in results if result.verified is False]
+    if wrong:
+        raise CheckFailed(f"--verify: {len(wrong)} of {len(results)} runs failed; first: {wrong[0].world} {wrong[0].cell()}")

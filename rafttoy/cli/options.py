@@ -1,0 +1,250 @@
+"""The flags that commands share, and what they become: cells, a plan, a request."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
+from rafttoy.cli.config import rank, read_config
+from rafttoy.cli.console import note
+from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, Commas
+from rafttoy.experiment import Cluster, validate
+
+__all__ = [
+    "Request",
+    "component_options",
+    "config_option",
+    "connect_option",
+    "data_dir_option",
+    "id_option",
+    "make_cluster",
+    "model_option",
+    "option",
+    "output_option",
+    "peers_option",
+    "run_options",
+    "sync_option",
+    "verbose_option",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+FORMATS = ("table", "gobench", "json", "csv")
+_CELL, _PLAN = Cell(), Plan()
+
+
+def option(name: str, *names: str, **settings: Any) -> Decorator[Any]:
+    """A click option that shows its default and can be given as a `RAFTTOY_*` variable."""
+    settings.setdefault("show_default", True)
+    return click.option(name, *names, envvar=f"RAFTTOY_{name.removeprefix('--').upper().replace('-', '_')}", **settings)
+
+
+def _load_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:  # noqa: ARG001
+    if path is None:
+        return
+    group = ctx.parent.command if ctx.parent else None
+    assert isinstance(group, click.Group)
+    tables: dict[str, list[str]] = {}
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        tables[name] = [parameter.name for parameter in command.params if parameter.name]
+    ctx.meta["rafttoy.config"] = str(path)
+    ctx.default_map = read_config(path, ctx.info_name or "", tables[ctx.info_name or ""], tables)
+
+
+config_option = option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    metavar="FILE",
+    help="TOML file of options: flags without their dashes, at the top or in a table named like the command.",
+)
+
+
+def output_option(*formats: str) -> Decorator[Any]:
+    return option("--output", "-o", type=click.Choice(formats), default=formats[0], help="Format of the data on stdout.")
+
+
+def model_option(default: str | None, help: str) -> Decorator[Any]:
+    return option("--model", metavar="FILE|NAME", default=default, help=help)
+
+
+id_option = option("--id", type=COUNT, metavar="N", help="Which of the --peers this process is, from 1.")
+peers_option = option("--peers", type=PEERS, help="Addresses of the nodes 1…N, the same list on every one of them.")
+
+_COMPONENTS = (
+    ("pipeline", "What a peer does with a Ready, in which order."),
+    ("wal", "The log on disk, with --storage split. mem:5ms stands for a disk that takes 5 ms."),
+    ("engine", "What entries are applied to, with --storage split."),
+    ("storage", "split: --wal and --engine; else one store for both."),
+    ("transport", "How peers reach each other."),
+)
+
+
+def component_options(many: bool) -> Decorator[Any]:
+    """--pipeline --wal --engine --storage --transport: one name each, or lists."""
+
+    def decorate(function: Function) -> Function:
+        for name, text in reversed(_COMPONENTS):
+            kind = Commas() if many else click.STRING
+            function = option(f"--{name}", type=kind, default=getattr(_CELL, name), metavar="NAME,…" if many else "NAME", help=text)(
+                function
+            )
+        return function
+
+    return decorate
+
+
+sync_option = option(
+    "--sync",
+    type=click.Choice(["fdatasync", "dsync", "none"]),
+    default=_PLAN.sync,
+    help="How writes are made durable: fdatasync after, O_DSYNC files, or not at all (figures then say nothing about disks).",
+)
+data_dir_option = option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where logs and stores go; without it a temporary directory, removed afterwards.",
+)
+connect_option = option(
+    "--connect-timeout",
+    type=DURATION,
+    default=f"{_PLAN.connect_seconds:g}s",
+    help="How long to wait for the other peers.",
+)
+verbose_option = option("--verbose", "-v", is_flag=True, help="Tell on stderr what peers do.")
+
+_RUN = (
+    component_options(many=True),
+    option("--conc", type=Commas(COUNT), default=str(_CELL.conc), metavar="N,…", help="Closed loop: proposals in flight."),
+    option(
+        "--rate", type=Commas(RATE), metavar="N,…", help="Open loop instead: proposals a second; latency counts from the intended start."
+    ),
+    option("--arrival", type=Commas(click.Choice(["poisson", "constant"])), default=_CELL.arrival, help="Of an open loop's proposals."),
+    option(
+        "--bytes",
+        type=Commas(click.IntRange(1, MAX_PAYLOAD_BYTES)),
+        default=str(_CELL.bytes),
+        metavar="N,…",
+        help="Payload of a proposal, in bytes.",
+    ),
+    option("--nodes", type=Commas(COUNT), default=str(_CELL.nodes), metavar="N,…", help="Size of the cluster."),
+    option("--duration", type=DURATION, default=f"{_PLAN.seconds:g}s", help="How long a cell is measured."),
+    option("--proposals", type=COUNT, metavar="N", help="Measure so many proposals instead; the first tenth is warm-up."),
+    option("--warmup", type=DURATION, default=f"{_PLAN.warmup_seconds:g}s", help="What goes before --duration and does not count."),
+    option("--count", type=COUNT, default=1, metavar="N", help="Runs of every cell, with seeds SEED, SEED + 1, …"),
+    option("--seed", type=click.IntRange(min=0), default=_PLAN.seed, metavar="N", help="Of all that is random; echoed on stderr."),
+    data_dir_option,
+    sync_option,
+    connect_option,
+    option("--verify", is_flag=True, help="Check afterwards that all replicas hold what was acknowledged; exit 1 if not."),
+    option("--metrics", is_flag=True, help="Show the histograms of each run as well (-o json always has them)."),
+    verbose_option,
+    output_option(*FORMATS),
+    config_option,
+)
+
+
+_RUN_NAMES = (
+    *("pipeline", "wal", "engine", "storage", "transport", "conc", "rate", "arrival", "bytes", "nodes", "duration", "proposals"),
+    *("warmup", "count", "seed", "data_dir", "sync", "connect_timeout", "verify", "metrics", "verbose", "output"),
+)
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the shared flags ask for."""
+
+    cells: list[Cell]
+    plan: Plan
+    count: int
+    data_dir: Path | None
+    output: str
+    metrics: bool
+    verbose: bool
+
+
+def run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds every flag of a grid of runs; the function gets a `request` for them."""
+
+    @functools.wraps(function)
+    def with_request(**flags: Any) -> None:
+        shared = {name: flags.pop(name) for name in _RUN_NAMES}
+        request = _request(click.get_current_context(), shared)
+        note(f"seed {request.plan.seed}")
+        function(request=request, **flags)
+
+    wrapped = with_request
+    for add in reversed(_RUN):
+        wrapped = add(wrapped)
+    return wrapped
+
+
+def _request(ctx: click.Context, flags: dict[str, Any]) -> Request:
+    if prefers(ctx, "rate", "conc"):
+        flags["conc"] = ()
+    else:
+        flags["rate"] = ()
+    if not prefers(ctx, "proposals", "duration"):
+        flags["proposals"] = 0
+    plan = Plan(
+        seconds=flags["duration"],
+        proposals=flags["proposals"],
+        warmup_seconds=flags["warmup"],
+        seed=flags["seed"],
+        verify=flags["verify"],
+        sync=flags["sync"],
+        connect_seconds=flags["connect_timeout"],
+    )
+    cells = grid(flags)
+    for cell in cells:
+        validate(cell, plan)
+    return Request(cells, plan, flags["count"], flags["data_dir"], flags["output"], flags["metrics"], flags["verbose"])
+
+
+def make_cluster(id: int | None, peers: tuple[str, ...] | None) -> Cluster | None:
+    """None when neither is given; UsageError when one is missing, or when there is no such node."""
+    if id is None and peers is None:
+        return None
+    if id is None or peers is None:
+        raise click.UsageError("--id and --peers go together")
+    if id > len(peers):
+        raise click.UsageError(f"--id {id}: --peers lists {len(peers)} nodes")
+    return Cluster(id=id, peers=peers)
+
+
+def prefers(ctx: click.Context, name: str, other: str) -> bool:
+    """Whether `name` holds, of two options of which one must go. UsageError if both were set in the same way (a flag outranks a
+    variable, that the file)."""
+    mine, others = rank(ctx, name), rank(ctx, other)
+    if mine and mine == others:
+        raise click.UsageError(f"--{name} and --{other} exclude each other: give one of them", ctx)
+    return mine > others
+
+
+def grid(flags: dict[str, Any]) -> list[Cell]:
+    """The product of the lists, loads innermost, so that neighbours can be run by the same processes.
+
+    A combined storage is its own log and engine: such cells stand once, whatever --wal and --engine list."""
+    loads = [{"conc": conc} for conc in flags["conc"]]
+    loads += [{"rate": rate, "arrival": arrival, "conc": 0} for rate in flags["rate"] for arrival in flags["arrival"]]
+    names = ("pipeline", "storage", "wal", "engine", "transport", "nodes", "bytes")
+    cells: dict[Cell, None] = {}
+    for values in itertools.product(*(flags[name] for name in names)):
+        parts = dict(zip(names, values, strict=True))
+        if parts["storage"] != "split":
+            parts["wal"] = parts["engine"] = parts["storage"]
+        for load in loads:
+            cells[Cell(**parts, **load)] = None
+    return list(cells)

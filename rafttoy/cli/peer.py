@@ -1,0 +1,63 @@
+"""`rafttoy peer`: one long-lived member of a cluster of several hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.cli.options import (
+    component_options,
+    config_option,
+    connect_option,
+    data_dir_option,
+    id_option,
+    make_cluster,
+    peers_option,
+    sync_option,
+    verbose_option,
+)
+from rafttoy.experiment import validate
+from rafttoy.worlds import serve_peer
+
+
+@click.command(
+    short_help="Serve as one member of a cluster, run after run.",
+    epilog="""\b
+Example, on the second of three hosts:
+  rafttoy peer --id 2 --peers 10.0.0.1:1234,10.0.0.2:1234,10.0.0.3:1234 --data-dir /mnt/data1""",
+)
+@component_options(many=False)
+@id_option
+@peers_option
+@data_dir_option
+@sync_option
+@connect_option
+@verbose_option
+@config_option
+def command(
+    pipeline: str,
+    wal: str,
+    engine: str,
+    storage: str,
+    transport: str,
+    id: int | None,
+    peers: tuple[str, ...] | None,
+    data_dir: Path | None,
+    sync: str,
+    connect_timeout: float,
+    verbose: bool,
+) -> None:
+    """Run one peer until it is interrupted or terminated.
+
+    It answers the leader's runs (`rafttoy bench --id --peers` on another host) one after another, without a restart between
+    them. Components must be the same on every member.
+    """
+    cluster = make_cluster(id, peers)
+    if cluster is None:
+        raise click.UsageError("--id and --peers are needed")
+    cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
+    plan = Plan(sync=sync, connect_seconds=connect_timeout)
+    validate(cell, plan)
+    serve_peer(id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, verbose=verbose)

@@ -1,0 +1,42 @@
+"""`rafttoy sim`: the same cells on the model."""
+
+from __future__ import annotations
+
+import click
+
+from rafttoy.analysis.models import DEFAULT_MODEL, find_model
+from rafttoy.cli.console import Rows, check_verified, progress
+from rafttoy.cli.options import Request, model_option, run_options
+from rafttoy.experiment import run_grid
+from rafttoy.sim.model import load_model
+
+
+@click.command(
+    short_help="Predict the same cells, on a model.",
+    epilog="""\b
+Examples:
+  rafttoy sim --conc 1,16,128,1024
+  rafttoy sim --nodes 3,5,7 --bytes 256,4096 --model mine.toml -o csv""",
+)
+@run_options
+@model_option(DEFAULT_MODEL, "What runs are charged: a shipped model (`rafttoy list`) or a file.")
+def command(request: Request, model: str) -> None:
+    """Run every cell of the grid in virtual time and print a row for each.
+
+    The code that runs is the one that `bench` runs; its costs come from a model file. The same seed gives the same results, to
+    the last digit. Cells are those of `bench`: the grid is the product of the lists.
+    """
+    charged = load_model(find_model(model))
+    with Rows(request.output, ["sim"], request.cells, metrics=request.metrics) as rows, progress("simulating") as moving:
+        run_grid(
+            "sim",
+            request.cells,
+            request.plan,
+            count=request.count,
+            model=charged,
+            data_dir=request.data_dir,
+            on_result=rows.add,
+            progress=moving,
+            verbose=request.verbose,
+        )
+    check_verified(rows.results)

@@ -1,0 +1,92 @@
+"""What flags are made of: durations, comma-separated lists, addresses."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+
+__all__ = ["COUNT", "DURATION", "PEERS", "PERCENT", "RATE", "Commas"]
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(us|µs|ms|s|m|h)")
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
+
+
+class Duration(click.ParamType[float, Any]):
+    """`2s`, `500ms`, `1.5m` → seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is not a duration: a number and its unit, as in 2s, 500ms or 1m", param, ctx)
+        return float(match[1]) * _SECONDS[match[2]]
+
+
+class Commas(click.ParamType[tuple[Any, ...], Any]):
+    """`a,b,c` → a tuple of items, each once, in the order given."""
+
+    def __init__(self, item: click.ParamType[Any, Any] = click.STRING) -> None:
+        self.item = item
+        self.name = item.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        items = [self.item.convert(part.strip(), param, ctx) for part in value.split(",")]
+        if "" in items:
+            self.fail(f"{value!r} has an empty item", param, ctx)
+        return tuple(dict.fromkeys(items))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"{self.item.get_metavar(param, ctx) or self.name.upper()},…"
+
+
+class Address(click.ParamType[str, Any]):
+    """`host:port`; IPv6 in brackets."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        match = _ADDRESS.fullmatch(value)
+        if match is None or not 1 <= int(match[2]) <= 65535:
+            self.fail(f"{value!r} is not an address: host:port, as in 10.0.0.1:1234 or [fd00::1]:1234", param, ctx)
+        return str(value)
+
+
+class Peers(Commas):
+    """Addresses of the nodes 1…N."""
+
+    def __init__(self) -> None:
+        super().__init__(Address())
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        peers = super().convert(value, param, ctx)
+        if isinstance(value, str) and len(peers) != value.count(",") + 1:
+            self.fail("an address stands there twice: each node has its own", param, ctx)
+        return peers
+
+
+class Finite(click.FloatRange):
+    """A number, but neither infinite nor NaN (which no range refuses by itself)."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+DURATION = Duration()
+COUNT = click.IntRange(min=1)
+RATE = Finite(min=0, min_open=True)
+PERCENT = Finite(min=0)
+PEERS = Peers()
