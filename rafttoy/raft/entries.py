@@ -220,6 +220,18 @@ class EntryBatch:
 
     # --- reading ---
 
+    def to_payloads(self) -> Payloads:
+        """The data without their places in the log: what a leader encodes anew for a proposal that another node handed on."""
+        if isinstance(self.frames, Sized):
+            lengths = None if self.ends is None else self._lengths()
+            return Payloads(self.count, Sized(self.payload_bytes), self.payload_bytes // self.count, lengths)
+        if self.ends is not None:
+            return Payloads.of(list(self.payloads()))
+        assert self.frames is not None, "payload is not here"
+        length = self.data_length
+        columns = np.frombuffer(self.frames, dtype=np.uint8).reshape(self.count, self.stride)[:, self.stride - length :]
+        return Payloads(self.count, columns.tobytes(), length)
+
     def uniform_runs(self) -> Iterator[EntryBatch]:
         """This batch in pieces of uniform frames, in order: what vector code takes."""
         if self.ends is None:
@@ -351,7 +363,7 @@ def _decode_run(view: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
     type_, term, index, length, stop, canonical = _decode_frame(view, at, end)
     if type_ >= len(_TYPES):
         raise MalformedMessage(f"unknown entry type {type_}")
-    if term == 0 or index == 0:
+    if (term == 0) != (index == 0):  # both 0: a proposal handed on to the leader, which places it
         raise MalformedMessage(f"entry with term {term}, index {index}")
     kind = _TYPES[type_]
     if not canonical:  # another encoder's order: encode it ourselves, so that a batch has one form
