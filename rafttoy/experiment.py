@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from rafttoy.cell import Cell, Plan
+from rafttoy.analysis.manifest import manifest
+from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
+from rafttoy.errors import ConfigError, unknown
+from rafttoy.member import PeerReport, StageTotals
+from rafttoy.observe import Summary
+from rafttoy.pipeline import PIPELINES
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Model
+from rafttoy.storage import ENGINES, STORAGES, parse_wal
+from rafttoy.worlds import TRANSPORTS, WORLDS, cores, drive_cluster, run_local, run_sim
 
 __all__ = ["Cell", "Cluster", "Plan", "Progress", "Result", "run_grid", "validate"]
 
 Progress = Callable[[str, float], None]
 """Called with (what goes on now, share done of the whole grid 0..1); on a terminal it moves a bar."""
 
+_BINDS_FROM = 0.7
+"""A resource that is busy for a smaller share of the time does not bind: the round trips' latency does."""
+
 
 class Cluster(msgspec.Struct, frozen=True):
-    """A running cluster: `peers` are the addresses of nodes 1…N, `id` is the member (the leader) that runs in this process."""
+    """A running cluster: `peers` are the addresses of nodes 1…N, `id` is the member (the leader) that runs here."""
 
     id: int
     peers: tuple[str, ...]
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One run of one cell: design's JSON line. Latencies in µs; `utilisation` maps a resource to the share of time it was busy."""
+    """One run of one cell: one JSON line. Latencies in µs; `batch` is proposals an append of the leader.
+
+    utilisation   share of the measured time that a resource was busy: `leader` and `follower` (the busiest one's event loop),
+                  `cores` (all peers' CPU time over the host's cores), `disk` (the busiest peer's disk)
+    stages        {stage: {count, entries, bytes, cpu_us}} of the leader; the followers' sums as `follower/stage`
+    counters      of the leader's storage and links
+    """
 
     world: str
     pipeline: str
@@ -62,23 +80,165 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 def validate(cell: Cell, plan: Plan) -> None:
     """Raises ConfigError naming the flag that does not fit, with the near miss and the list of what would."""
-    raise NotImplementedError
+    if cell.pipeline not in PIPELINES:
+        raise unknown("--pipeline", cell.pipeline, PIPELINES)
+    if cell.storage not in STORAGES:
+        raise unknown("--storage", cell.storage, STORAGES)
+    parse_wal(cell.wal)
+    if cell.engine not in ENGINES:
+        raise unknown("--engine", cell.engine, ENGINES)
+    if cell.transport not in TRANSPORTS:
+        raise unknown("--transport", cell.transport, TRANSPORTS)
+    if cell.arrival not in ("constant", "poisson"):
+        raise unknown("--arrival", cell.arrival, ("constant", "poisson"))
+    if cell.rate < 0 or cell.conc < 0 or (not cell.rate and cell.conc < 1):
+        raise ConfigError(f"--conc and --rate are positive, not {cell.conc} and {cell.rate:g}")
+    if not 1 <= cell.bytes <= MAX_PAYLOAD_BYTES:
+        raise ConfigError(f"--bytes is from 1 to {MAX_PAYLOAD_BYTES}, not {cell.bytes}")
+    if cell.nodes < 1:
+        raise ConfigError(f"--nodes is at least 1, not {cell.nodes}")
+    if plan.proposals < 0 or (not plan.proposals and plan.seconds <= 0) or plan.warmup_seconds < 0:
+        raise ConfigError("--duration and --proposals are positive, --warmup is not negative")
 
 
 def run_grid(
     world: str,
-    cells: list[Cell],
+    cells: Sequence[Cell],
     plan: Plan,
     *,
     count: int = 1,
-    model: Any = None,
+    model: Model | None = None,
     data_dir: Path | None = None,
     cluster: Cluster | None = None,
+    flags: Mapping[str, str] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
     progress: Progress = lambda what, share: None,
+    say: Callable[[str], None] = lambda line: None,
     verbose: bool = False,
 ) -> list[Result]:
     """Runs every cell `count` times in `world` ("real" or "sim"), seeds plan.seed, plan.seed + 1, … ; results as they come.
 
-    Raises RunError, PeerError or StorageError when a run fails; results handed to `on_result` before stand."""
-    raise NotImplementedError
+    `say` is told what a person should know (a peer that died). Raises RunError, PeerError, StorageError or CheckFailed when a run
+    fails; results handed to `on_result` before stand."""
+    assert world in WORLDS
+    for cell in cells:
+        validate(cell, plan)
+    made = manifest(flags or {})
+    runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
+    results: list[Result] = []
+
+    def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
+        results.append(_result(world, cell, run_plan, measurement, cores(model), made))
+        on_result(results[-1])
+
+    if world == "sim":
+        assert model is not None
+        for i, (cell, run_plan) in enumerate(runs):
+            progress(str(cell), i / len(runs))
+            add(cell, run_plan, run_sim(cell, run_plan, model))
+        return results
+    begun = 0
+    for batch in _by_configuration(runs):
+        offset = begun
+
+        def measured(i: int, measurement: Measurement, batch: list[tuple[Cell, Plan]] = batch) -> None:
+            add(*batch[i], measurement)
+
+        def moved(i: int, share: float, batch: list[tuple[Cell, Plan]] = batch, offset: int = offset) -> None:
+            progress(str(batch[min(i, len(batch) - 1)][0]), (offset + i + min(share, 1.0)) / len(runs))
+
+        moved(0, 0.0)
+        if cluster is not None:
+            drive_cluster(
+                batch,
+                id=cluster.id,
+                peers=cluster.peers,
+                data_dir=data_dir,
+                on_measured=measured,
+                progress=moved,
+                say=say,
+                verbose=verbose,
+            )
+        else:
+            run_local(batch, data_dir=data_dir, on_measured=measured, progress=moved, say=say, verbose=verbose)
+        begun += len(batch)
+    return results
+
+
+def _by_configuration(runs: Sequence[tuple[Cell, Plan]]) -> list[list[tuple[Cell, Plan]]]:
+    """Neighbours that the same processes can run."""
+    out: list[list[tuple[Cell, Plan]]] = []
+    for run in runs:
+        if out and out[-1][0][0].configuration() == run[0].configuration():
+            out[-1].append(run)
+        else:
+            out.append([run])
+    return out
+
+
+def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host_cores: int, made: dict[str, Any]) -> Result:
+    leader = next(iter(m.reports.values()))
+    rate = m.ops / m.seconds if m.seconds else 0.0
+    append = leader.metrics["append_batch_sizes"]
+    utilisation = _utilisation(cell, m, leader, host_cores)
+    return Result(
+        world=world,
+        **{name: getattr(cell, name) for name in Cell.__struct_fields__},
+        seed=plan.seed,
+        ops=m.ops,
+        seconds=round(m.seconds, 6),
+        ops_per_s=round(rate, 1),
+        mb_per_s=round(rate * cell.bytes / 1e6, 3),
+        latency_us=_micros(m.latency),
+        batch={name: append[name] for name in ("mean", "p50", "p90", "p99", "max")},
+        utilisation=utilisation,
+        binding=_binding(utilisation),
+        stages=_stages(leader, [report for report in m.reports.values() if report.id != leader.id]),
+        metrics=leader.metrics,
+        counters={name: float(value) for name, value in leader.counters.items()},
+        late=m.late,
+        verified=m.verified,
+        partial=m.partial,
+        warnings=m.warnings,
+        manifest=made,
+    )
+
+
+def _micros(latency: Summary) -> dict[str, float]:
+    return {name: round(getattr(latency, name) / 1e3, 1) for name in ("mean", "p50", "p90", "p99", "p999", "max")}
+
+
+def _utilisation(cell: Cell, m: Measurement, leader: PeerReport, host_cores: int) -> dict[str, float]:
+    window_ns = max(1.0, m.seconds * 1e9)
+    followers = [report for report in m.reports.values() if report.id != leader.id]
+    one_process = cell.transport == "mem"
+    total_ns = leader.total_ns if one_process else sum(report.total_ns for report in m.reports.values())
+    shares = {
+        "leader": leader.loop_ns / window_ns,
+        "follower": max((report.loop_ns for report in followers), default=0) / window_ns if not one_process else 0.0,
+        "cores": total_ns / window_ns / host_cores,
+        "disk": max(report.counters.get("disk_busy_ns", 0) for report in m.reports.values()) / window_ns,
+    }
+    return {name: round(min(1.0, share), 4) for name, share in shares.items()}
+
+
+def _binding(utilisation: Mapping[str, float]) -> str:
+    """The busiest resource, where it is busy enough to bind; else `latency`: what is waited for is no queue."""
+    name = max(utilisation, key=lambda resource: utilisation[resource])
+    return name if utilisation[name] >= _BINDS_FROM else "latency"
+
+
+def _stages(leader: PeerReport, followers: Sequence[PeerReport]) -> dict[str, dict[str, float]]:
+    out = {name: _stage([stage]) for name, stage in leader.stages.items()}
+    for name in sorted({name for report in followers for name in report.stages}):
+        out[f"follower/{name}"] = _stage([report.stages[name] for report in followers if name in report.stages])
+    return out
+
+
+def _stage(stages: Sequence[StageTotals]) -> dict[str, float]:
+    return {
+        "count": sum(stage.count for stage in stages),
+        "entries": sum(stage.entries for stage in stages),
+        "bytes": sum(stage.nbytes for stage in stages),
+        "cpu_us": round(sum(stage.cpu_ns for stage in stages) / 1e3, 1),
+    }

@@ -90,3 +90,7 @@ class RealCpu:
             self.records[name] = StageRecord(name)
             self._stages[name] = RealStage(self.records[name])
         return self._stages[name]
+
+    def usage(self) -> tuple[int, int]:
+        """The loop's thread must be the caller's."""
+        return time.thread_time_ns(), time.process_time_ns()

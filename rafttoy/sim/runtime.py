@@ -7,7 +7,6 @@ free, so that what piles up meanwhile is found as one batch, as on a real loop.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -24,35 +23,47 @@ class SimHost:
 
     def __init__(self, env: simpy.Environment, cores: int) -> None:
         self.env = env
-        self.cores = cores
-        self._free_at_ns = [0] * cores
+        self.free_at_ns = [0] * cores
         self.busy_ns = 0
 
-    def reserve(self, earliest_ns: int, duration_ns: int) -> int:
-        """Takes the core that is free first, from `earliest_ns` on; returns when the work ends."""
-        free = self._free_at_ns
-        start = free[0] if free[0] > earliest_ns else earliest_ns
-        end = start + duration_ns
-        heapq.heapreplace(free, end)
+    def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1) -> tuple[int, int]:
+        """Takes `core` if it is free at `earliest_ns` exactly (work that goes on there), else the one that is free first, from
+        `earliest_ns` on. Returns (when the work ends, its core)."""
+        free = self.free_at_ns
+        if core < 0 or free[core] != earliest_ns:
+            core = free.index(min(free))
+        end = max(free[core], earliest_ns) + duration_ns
+        free[core] = end
         self.busy_ns += duration_ns
-        return end
+        return end, core
 
 
 class Loop:
-    """The event loop of one peer."""
+    """The event loop of one peer; `background_ns` is core time of its other threads."""
 
-    __slots__ = ("busy_ns", "env", "free_at_ns", "host")
+    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host")
 
     def __init__(self, host: SimHost) -> None:
         self.env = host.env
         self.host = host
         self.free_at_ns = 0
         self.busy_ns = 0
+        self.background_ns = 0
+        self.core = -1
+
+    def charge_background(self, duration_ns: int) -> int:
+        """Core time beside the loop (a disk or transport thread, the kernel); returns when it ends."""
+        now: int = self.env.now  # type: ignore[assignment]
+        self.background_ns += duration_ns
+        return self.host.reserve(now, duration_ns)[0]
 
     def charge(self, duration_ns: int) -> None:
         """Reserves the loop and a core for `duration_ns`, behind what is reserved already."""
         now: int = self.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
-        self.free_at_ns = self.host.reserve(max(now, self.free_at_ns), duration_ns)
+        if self.free_at_ns > now:
+            self.free_at_ns, self.core = self.host.reserve(self.free_at_ns, duration_ns, self.core)
+        else:
+            self.free_at_ns, self.core = self.host.reserve(now, duration_ns)
         self.busy_ns += duration_ns
 
     def free(self) -> Generator[simpy.Event, Any, None]:
@@ -207,3 +218,6 @@ class SimCpu:
 
     def unknown(self) -> list[str]:
         return [name for name in self._stages if name not in self._costs]
+
+    def usage(self) -> tuple[int, int]:
+        return self._loop.busy_ns, self._loop.busy_ns + self._loop.background_ns

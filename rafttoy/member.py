@@ -1,0 +1,423 @@
+"""A long-lived member of a group: one peer after another, an epoch each.
+
+A newer epoch makes the member drop its state and begin anew, so that peers serve run after run without a restart (the original's
+TestEpoch). Beside Raft's messages, members exchange control messages over the same links: what the next epoch is made of, when the
+measured window begins, what was recorded. An epoch that comes without one begins with the settings of the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.errors import MalformedMessage, RunError
+from rafttoy.observe import Metrics
+from rafttoy.peer import Peer, RaftOptions
+from rafttoy.pipeline import PIPELINES
+from rafttoy.ports import Packet, Ports, Task
+from rafttoy.raft import StateRole
+from rafttoy.storage import Storage, make_storage
+from rafttoy.sync import Signal
+from rafttoy.wire import Epoch, RaftMsg, decode, encode
+
+__all__ = ["Member", "PeerReport", "StageTotals"]
+
+
+class StageTotals(msgspec.Struct, frozen=True):
+    """One stage of one peer. `samples` are rows of (entries, bytes, cpu_ns), flattened."""
+
+    count: int
+    entries: int
+    nbytes: int
+    cpu_ns: int
+    samples: list[int] = []  # noqa: RUF012  # msgspec copies defaults
+
+
+class PeerReport(msgspec.Struct, frozen=True):
+    """What one peer recorded since the measured window began, and where its log and engine stand."""
+
+    id: int
+    commit: int
+    applied: int
+    log_digest: str
+    engine_digest: str
+    loop_ns: int
+    total_ns: int
+    stages: dict[str, StageTotals]
+    counters: dict[str, int]
+    metrics: dict[str, dict[str, float]]
+
+
+class _Hello(msgspec.Struct, frozen=True, tag="hello"):
+    from_: int
+    request: int
+    epoch: tuple[int, int]
+    cell: Cell
+    plan: Plan
+
+
+class _Mark(msgspec.Struct, frozen=True, tag="mark"):
+    """The measured window begins: forget what was recorded."""
+
+    from_: int
+    request: int
+
+
+class _Ask(msgspec.Struct, frozen=True, tag="ask"):
+    from_: int
+    request: int
+    digests: bool
+    samples: bool
+
+
+class _Answer(msgspec.Struct, frozen=True, tag="answer"):
+    from_: int
+    request: int
+    report: PeerReport | None = None
+
+
+_encode_control = msgspec.json.Encoder().encode
+_decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
+
+_RESEND_NS = 200_000_000
+
+
+class Member:
+    """Member `id` of `nodes`. `log` tells a person, a line at a time."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        id: int,
+        nodes: int,
+        *,
+        cell: Cell,
+        plan: Plan,
+        options: RaftOptions | None = None,
+        by_reference: bool = False,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.ports = ports
+        self.id = id
+        self.ids = list(range(1, nodes + 1))
+        self.epoch = Epoch()
+        self.cell = cell
+        self.plan = plan
+        self.peer: Peer | None = None
+        self.storage: Storage | None = None
+        self.metrics = Metrics()
+        self.lost: dict[int, int] = {}
+        """Connections lost since the epoch began, by peer."""
+        self.failure: BaseException | None = None
+        self._options = options or RaftOptions()
+        self._by_reference = by_reference
+        self._log = log
+        self._storage_kind: tuple[str, ...] = ()
+        self._signal = Signal(ports.tasks)
+        self._next: tuple[Epoch, Cell, Plan] | None = None
+        self._early: list[RaftMsg] = []
+        self._idle_packets: list[Packet] = []
+        self._greeter: tuple[int, int] | None = None
+        self._requests = 0
+        self._pending: dict[int, Any] = {}
+        self._begun: list[Any] = []
+        self._usage0 = (0, 0)
+        self._counters0: dict[str, int] = {}
+        self._stopped = False
+        self._on_failure: Callable[[BaseException], None] = lambda error: None
+        ports.tasks.on_failure(self.fail)
+
+    # --- life ---
+
+    async def serve(self) -> None:
+        """Listens and runs one epoch after another until `stop`. Raises RunError when the address is taken."""
+        await self.ports.links.listen(self._on_packet, self._on_loss)
+        while not self._stopped:
+            if self._next is None:
+                self._read_idle()
+                if self._next is None:
+                    await self._signal.wait()
+                continue
+            await self._run_epoch(*self._next)
+        await self._close()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self.peer is not None:
+            self.peer.end()
+        self._signal.set()
+
+    def on_failure(self, callback: Callable[[BaseException], None]) -> None:
+        """`callback` is told once that this member failed."""
+        self._on_failure = callback
+
+    def fail(self, error: BaseException) -> None:
+        """A task of this member ended with an error: the peer stops at once. Nothing is retried."""
+        if self.failure is None:
+            self.failure = error
+            self._stopped = True
+            if self.peer is not None:
+                self.peer.client = None  # whatever is still under way acknowledges nothing
+                self.peer.end()
+            self._on_failure(error)
+
+    async def _run_epoch(self, epoch: Epoch, cell: Cell, plan: Plan) -> None:
+        self._next = None
+        self.epoch, self.cell, self.plan = epoch, cell, plan
+        self.lost = {}
+        storage = await self._fresh_storage(cell, plan)
+        self.metrics = Metrics()
+        recovered = await storage.open()
+        peer = Peer(
+            self.ports,
+            self.id,
+            self.ids,
+            epoch,
+            storage,
+            recovered,
+            options=self._options,
+            async_storage=cell.pipeline == "async-storage",
+            verify=plan.verify,
+            metrics=self.metrics,
+            on_newer=self._on_newer,
+            on_control=self._on_control,
+            by_reference=self._by_reference,
+        )
+        self._log(f"epoch {epoch}: {cell}")
+        self.peer = peer
+        ticker: Task = peer.spawn(peer.tick(), "ticker")
+        early, self._early = self._early, []
+        for packet in [encode(msg.epoch, msg.messages, by_reference=True) for msg in early if msg.epoch == epoch]:
+            peer.receive(packet)
+        for packet in self._idle_packets:
+            peer.receive(packet)
+        self._idle_packets = []
+        if self._greeter is not None:
+            self._reply(*self._greeter)
+            self._greeter = None
+        begun, self._begun = self._begun, []
+        for future in begun:
+            future.set_result(peer)
+        try:
+            await PIPELINES[cell.pipeline](peer)
+        finally:
+            ticker.cancel()
+            self.peer = None
+            peer.tracker.fail_all()
+
+    async def _fresh_storage(self, cell: Cell, plan: Plan) -> Storage:
+        """An empty storage of the cell's kind."""
+        kind = (cell.storage, cell.wal, cell.engine)
+        if self.storage is not None and kind == self._storage_kind:
+            await self.storage.reset()
+            return self.storage
+        await self._close_storage()
+        self.storage = make_storage(
+            self.ports, storage=cell.storage, wal=cell.wal, engine=cell.engine, cache_bytes=plan.cache_bytes, sync=plan.sync
+        )
+        self._storage_kind = kind
+        return self.storage
+
+    async def _close_storage(self) -> None:
+        if self.storage is not None:
+            await self.storage.reset()
+            await self.storage.close()
+            self.storage = None
+
+    async def _close(self) -> None:
+        if self.failure is None and self.storage is not None:
+            await self.storage.close()
+        await self.ports.links.close()
+
+    # --- what comes in ---
+
+    def _on_packet(self, packet: Packet) -> None:
+        if self.peer is not None:
+            self.peer.receive(packet)
+        else:
+            self._idle_packets.append(packet)
+            self._signal.set()
+
+    def _on_loss(self, peer: int) -> None:
+        self.lost[peer] = self.lost.get(peer, 0) + 1
+        if self.peer is not None:
+            self.peer.unreachable(peer)
+
+    def _read_idle(self) -> None:
+        """Between epochs nothing but control and a newer epoch matters."""
+        packets, self._idle_packets = self._idle_packets, []
+        for packet in packets:
+            try:
+                for msg in decode(packet):
+                    if msg.control:
+                        self._on_control(msg.control)
+                    if msg.messages and msg.epoch > self.epoch:
+                        self._on_newer(msg)
+            except MalformedMessage as error:
+                packet.reject(str(error))
+
+    def _on_newer(self, msg: RaftMsg) -> None:
+        if not msg.messages:
+            return
+        self._early.append(msg)
+        self._switch(msg.epoch, self.cell, self.plan)
+
+    def _switch(self, epoch: Epoch, cell: Cell, plan: Plan) -> None:
+        if self._next is None or epoch > self._next[0]:
+            self._next = (epoch, cell, plan)
+            if self.peer is not None:
+                self.peer.end()
+            self._signal.set()
+
+    def _on_control(self, data: bytes) -> None:
+        try:
+            message = _decode_control(data)
+        except msgspec.DecodeError as error:
+            raise MalformedMessage(f"control message: {error}") from None
+        if isinstance(message, _Hello):
+            epoch = Epoch(*message.epoch)
+            if message.cell.pipeline not in PIPELINES:
+                raise MalformedMessage(f"unknown pipeline {message.cell.pipeline!r}")
+            if epoch > self.epoch:
+                self._greeter = (message.from_, message.request)
+                self._switch(epoch, message.cell, message.plan)
+            elif epoch == self.epoch and self.peer is not None:
+                self._reply(message.from_, message.request)
+        elif isinstance(message, _Mark):
+            self.mark()
+            self._reply(message.from_, message.request)
+        elif isinstance(message, _Ask):
+            self.ports.tasks.spawn(self._answer(message), f"member {self.id} report")
+        elif message.request in self._pending:
+            self._pending.pop(message.request).set_result(message)
+
+    def _reply(self, to: int, request: int, report: PeerReport | None = None) -> None:
+        self._send_control(to, _Answer(self.id, request, report))
+
+    def _send_control(self, to: int, message: Any) -> None:
+        packet = encode(self.epoch, (), _encode_control(message), by_reference=self._by_reference)
+        self.ports.links.stream(to).send(packet)
+
+    async def _answer(self, ask: _Ask) -> None:
+        self._reply(ask.from_, ask.request, await self.report(digests=ask.digests, samples=ask.samples))
+
+    # --- what is recorded ---
+
+    def mark(self) -> None:
+        """The measured window begins."""
+        for record in self.ports.cpu.records.values():
+            record.clear()
+        self.metrics.clear()
+        self._usage0 = self.ports.cpu.usage()
+        self._counters0 = dict(self.storage.counters) if self.storage is not None else {}
+
+    async def report(self, *, digests: bool, samples: bool) -> PeerReport:
+        loop_ns, total_ns = self.ports.cpu.usage()
+        peer, storage = self.peer, self.storage
+        counters = dict(storage.counters) if storage is not None else {}
+        stages = {
+            name: StageTotals(
+                record.count, record.entries, record.nbytes, record.total_cpu_ns(), record.samples.tolist() if samples else []
+            )
+            for name, record in sorted(self.ports.cpu.records.items())
+            if record.count
+        }
+        metrics = self.metrics.to_json()
+        log_digest = str(peer.digest) if peer is not None and peer.digest is not None else ""
+        engine_digest = await storage.digest() if digests and storage is not None else ""
+        return PeerReport(
+            id=self.id,
+            commit=peer.node.commit if peer is not None else 0,
+            applied=peer.applied if peer is not None else 0,
+            log_digest=log_digest,
+            engine_digest=engine_digest,
+            loop_ns=loop_ns - self._usage0[0],
+            total_ns=total_ns - self._usage0[1],
+            stages=stages,
+            counters={name: value - self._counters0.get(name, 0) for name, value in counters.items()},
+            metrics=metrics,
+        )
+
+    # --- a leader's calls to the others ---
+
+    async def lead(self, epoch: Epoch, cell: Cell, plan: Plan) -> Peer:
+        """Begins an epoch here and at every other member, and becomes its leader with every member caught up.
+
+        Raises RunError naming who did not answer within `plan.connect_seconds`."""
+        begun = self.ports.tasks.future()
+        self._begun.append(begun)
+        self._switch(epoch, cell, plan)
+        peer: Peer = await begun
+        deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
+        answers = await self._request_all(lambda request: _Hello(self.id, request, tuple(epoch), cell, plan), deadline_ns)
+        answered = [self.id, *(answer.from_ for answer in answers)]
+        if silent := [id for id in self.ids if id not in answered]:
+            raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")
+        await self._win(peer, deadline_ns)
+        return peer
+
+    async def _win(self, peer: Peer, deadline_ns: int) -> None:
+        """Campaigns until this member leads and everyone's log matches its own."""
+        clock = self.ports.clock
+        campaigned_ns = 0
+        while True:
+            now_ns = clock.now_ns()
+            if self._stopped:
+                raise RunError(f"peer {self.id} stopped before it was elected")
+            if now_ns > deadline_ns:
+                raise RunError(f"peer {self.id} was not elected in time: is another leader at work, or a quorum missing?")
+            if peer.is_leader:
+                last = peer.storage.log.last_index()
+                if peer.applied >= len(self.ids) and all(progress.match == last for _, progress in peer.node.progress_items()):
+                    return
+            elif peer.applied >= len(self.ids) and now_ns - campaigned_ns > 250_000_000:  # the bootstrap entries are applied
+                peer.campaign()
+                campaigned_ns = now_ns
+            await clock.sleep_ns(1_000_000)
+
+    async def mark_all(self) -> None:
+        """Opens the measured window everywhere, without waiting for the others' answers."""
+        self.mark()
+        for id in self.ids:
+            if id != self.id:
+                self._send_control(id, _Mark(self.id, 0))
+
+    async def report_all(self, *, digests: bool, samples: bool, seconds: float = 2.0) -> dict[int, PeerReport]:
+        """Every member's report that came within `seconds`, by id."""
+        reports = {self.id: await self.report(digests=digests, samples=samples)}
+        deadline_ns = self.ports.clock.now_ns() + int(seconds * 1e9)
+        answers = await self._request_all(lambda request: _Ask(self.id, request, digests, samples), deadline_ns)
+        for answer in answers:
+            if answer.report is not None:
+                reports[answer.from_] = answer.report
+        return reports
+
+    async def _request_all(self, make: Callable[[int], Any], deadline_ns: int) -> list[_Answer]:
+        clock, waiting = self.ports.clock, {}
+        for id in self.ids:
+            if id != self.id:
+                self._requests += 1
+                future = self.ports.tasks.future()
+                self._pending[self._requests] = future
+                waiting[id] = (future, make(self._requests))
+        sent_ns = -_RESEND_NS
+        answers: dict[int, _Answer] = {}
+        while len(answers) < len(waiting) and clock.now_ns() < deadline_ns and not self._stopped:
+            if clock.now_ns() - sent_ns >= _RESEND_NS:
+                sent_ns = clock.now_ns()
+                for id, (future, request) in waiting.items():
+                    if not future.done():
+                        self._send_control(id, request)
+            await clock.sleep_ns(1_000_000)
+            for id, (future, _) in waiting.items():
+                if future.done() and id not in answers:
+                    answers[id] = await future
+        for _, request in waiting.values():
+            self._pending.pop(request.request, None)
+        return list(answers.values())
+
+    def is_leading(self) -> bool:
+        return self.peer is not None and self.peer.node.role is StateRole.LEADER

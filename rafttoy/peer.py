@@ -1,0 +1,396 @@
+"""A peer: one member of one group. Mailbox → core → pipeline.
+
+The peer gives pipelines their steps (`ready`, `save`, `send`, `apply`, `ack`, `advance`); the pipeline is their order. All of it
+runs on one event loop: what comes meanwhile waits in a mailbox and is handled as a batch when the pipeline asks for the next Ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from enum import Enum
+from typing import Any
+
+import google_crc32c
+import msgspec
+
+from rafttoy.errors import MalformedMessage, PeerError
+from rafttoy.observe import Metrics
+from rafttoy.ports import Packet, Ports, Sized, Task
+from rafttoy.proposal import Client, ProposalBuffer, Tracker, join_payloads
+from rafttoy.raft import ConfChange, ConfChangeV2, Config, HardState, Message, MessageType, ProposalDropped, RawNode, Ready, StateRole
+from rafttoy.raft.entries import EntryBatch, EntryType
+from rafttoy.storage import Recovered, Storage
+from rafttoy.sync import Signal
+from rafttoy.wire import Epoch, RaftMsg, decode, encode
+
+__all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_appends"]
+
+_APP = MessageType.APP
+_NORMAL = EntryType.NORMAL
+
+
+class AckOn(Enum):
+    """When a proposal is acknowledged."""
+
+    COMMIT = "commit"
+    APPLY = "apply"
+
+
+class ApplyOn(Enum):
+    """Who applies committed entries."""
+
+    ALL = "all"
+    LEADER = "leader"
+
+
+class RaftOptions(msgspec.Struct, frozen=True):
+    """What the original sets in code. Its election timeout (600 ms) is too near a stall of a busy host; CheckQuorum and PreVote
+    keep a leader that is only slow."""
+
+    tick_ns: int = 100_000_000
+    election_ticks: int = 10
+    heartbeat_ticks: int = 1
+    max_inflight_messages: int = 4096
+    max_message_bytes: int = 8 << 20
+    keep_log_bytes: int = 64 << 20
+
+
+def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+    """(appends, the rest): the leader's appends may leave before it has saved them itself (thesis §10.2.1)."""
+    appends: list[Message] = []
+    others: list[Message] = []
+    for message in messages:
+        (appends if message.type is _APP else others).append(message)
+    return appends, others
+
+
+class LogDigest:
+    """Of the committed log, whatever its batches were: a CRC-32C over all frames; over sizes where payload is Sized."""
+
+    __slots__ = ("_crc", "index", "size", "term")
+
+    def __init__(self) -> None:
+        self._crc = 0
+        self.index = self.term = self.size = 0
+
+    def add(self, batches: Sequence[EntryBatch]) -> None:
+        for batch in batches:
+            frames = batch.frames
+            assert batch.first == self.index + 1, "committed entries come in order"
+            assert frames is not None
+            if not isinstance(frames, Sized):
+                self._crc = google_crc32c.extend(self._crc, bytes(frames))
+            self.index, self.term, self.size = batch.last, batch.term, self.size + batch.size
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.term}/{self.size}/{self._crc:08x}"
+
+
+class Peer:
+    """Steps of one peer in one epoch; made anew for the next."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        id: int,
+        members: Sequence[int],
+        epoch: Epoch,
+        storage: Storage,
+        recovered: Recovered,
+        *,
+        options: RaftOptions,
+        async_storage: bool,
+        verify: bool,
+        metrics: Metrics,
+        on_newer: Callable[[RaftMsg], None],
+        on_control: Callable[[bytes], None],
+        by_reference: bool = False,
+    ) -> None:
+        self.id = id
+        self.epoch = epoch
+        self.tasks = ports.tasks
+        self.storage = storage
+        self.metrics = metrics
+        self.tracker = Tracker(keep_runs=verify)
+        self.proposals = ProposalBuffer()
+        self.digest: LogDigest | None = LogDigest() if verify else None
+        self.applied = recovered.applied
+        self.is_leader = False
+        self.client: Client | None = None
+        self._members = members
+        self._options = options
+        self._clock = ports.clock
+        self._links = ports.links
+        self._on_newer = on_newer
+        self._on_control = on_control
+        self._by_reference = by_reference
+        self._signal = Signal(ports.tasks)
+        self._packets: list[Packet] = []
+        self._local: list[Message] = []
+        self._unreachable: list[int] = []
+        self._ticks = 0
+        self._campaign = False
+        self._ending = False
+        self._ready_ns = 0
+        stage = ports.cpu.stage
+        self._receiving, self._proposing, self._readying = stage("receive"), stage("propose"), stage("ready")
+        self._sending, self._acking, self._advancing, self._generating = stage("send"), stage("ack"), stage("advance"), stage("client")
+        rng = ports.random.stream(f"election-{epoch}")
+        self.node = RawNode(
+            Config(
+                id=id,
+                storage=storage.log,
+                election_tick=options.election_ticks,
+                heartbeat_tick=options.heartbeat_ticks,
+                max_inflight_msgs=options.max_inflight_messages,
+                max_size_per_msg=options.max_message_bytes,
+                applied=recovered.applied,
+                check_quorum=True,
+                pre_vote=True,
+                disable_proposal_forwarding=True,
+                async_storage_writes=async_storage,
+                random_timeout=lambda ticks: int(rng.integers(ticks)),
+            )
+        )
+        if recovered.fresh:
+            self.node.bootstrap(members)
+
+    # --- what others do to a peer ---
+
+    def receive(self, packet: Packet) -> None:
+        self._packets.append(packet)
+        self._signal.set()
+
+    def propose(self, client: Client, token: Any, payloads: Any) -> None:
+        """Takes the proposals; `client` is told when they are acknowledged or lost."""
+        self.proposals.add(payloads, client, token)
+        self._signal.set()
+
+    def campaign(self) -> None:
+        self._campaign = True
+        self._signal.set()
+
+    def unreachable(self, peer: int) -> None:
+        self._unreachable.append(peer)
+        self._signal.set()
+
+    def end(self) -> None:
+        """Ends the epoch: the pipeline's next `ready` returns None."""
+        self._ending = True
+        self._signal.set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
+        return self.tasks.spawn(coroutine, f"peer {self.id} {name}")
+
+    async def tick(self) -> None:
+        """A task: raft's clock."""
+        while not self._ending:
+            await self._clock.sleep_ns(self._options.tick_ns)
+            self._ticks += 1
+            self._signal.set()
+
+    # --- the steps of a pipeline ---
+
+    async def ready(self) -> Ready | None:
+        """Feeds the core with all that has come, and returns what it wants done; waits while there is nothing. None at the end."""
+        node = self.node
+        while not self._ending:
+            if self._packets:
+                await self._receive()
+            if self._local:
+                local, self._local = self._local, []
+                for message in local:
+                    node.step(message)
+            if self._ticks or self._campaign or self._unreachable:
+                self._housekeep()
+            if self.proposals.waiting:
+                await self._propose()
+            if node.has_ready():
+                mark = self._readying.start()
+                rd = node.ready()
+                if rd.soft_state is not None:
+                    self._role_changed(rd.soft_state.raft_state)
+                self._ready_ns = self._clock.now_ns()
+                await self._readying.done(mark)
+                return rd
+            if not (self._packets or self._local or self.proposals.waiting):
+                await self._signal.wait()
+        return None
+
+    async def save(self, rd: Ready) -> None:
+        """The log and the hard state are durable once it returns, where the core asked for that."""
+        if rd.entries or rd.hard_state is not None:
+            await self._save(rd.entries, rd.hard_state, rd.must_sync)
+
+    async def save_messages(self, appends: Sequence[Message]) -> None:
+        """The same for STORAGE_APPEND messages whose entries follow one another, in one write."""
+        entries = [batch for message in appends for batch in message.entries]
+        states = [HardState(m.term, m.vote, m.commit) for m in appends if m.term or m.vote or m.commit]
+        if entries or states:
+            await self._save(entries, states[-1] if states else None, any(message.responses for message in appends))
+
+    async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool) -> None:
+        if not entries:
+            await self.storage.save(entries, hard_state, sync=must_sync)
+            return
+        begin_ns = self._clock.now_ns()
+        await self.storage.save(entries, hard_state, sync=must_sync)
+        self.metrics.append_latency.add(self._clock.now_ns() - begin_ns)
+        self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Hands messages to the links, one packet a destination."""
+        if not messages:
+            return
+        for message in messages:
+            if any(batch.frames is None for batch in message.entries):
+                messages = [await self._resident(message) for message in messages]
+                break
+        mark = self._sending.start()
+        to: dict[int, list[Message]] = {}
+        for message in messages:
+            if message.to in to:
+                to[message.to].append(message)
+            else:
+                to[message.to] = [message]
+        nbytes = 0
+        for destination, group in to.items():
+            packet = encode(self.epoch, group, by_reference=self._by_reference)
+            nbytes += packet.size
+            self._links.stream(destination).send(packet)
+        await self._sending.done(mark, len(to), nbytes)
+
+    async def apply(self, committed: Sequence[EntryBatch]) -> None:
+        """Applies committed entries in order; configuration changes in their place."""
+        if not committed:
+            return
+        begin_ns = self._clock.now_ns()
+        if any(batch.frames is None for batch in committed):
+            committed = await self.storage.load(committed)
+        if self.digest is not None:
+            self.digest.add(committed)
+        data: list[EntryBatch] = []
+        for batch in committed:
+            if batch.type is not _NORMAL:
+                await self._apply_data(data)
+                data = []
+                self._apply_conf_change(batch)
+            elif batch.payload_bytes:
+                data.append(batch)
+        await self._apply_data(data)
+        self.applied = committed[-1].last
+        self.metrics.apply_latency.add(self._clock.now_ns() - begin_ns)
+        self.metrics.apply_batch_sizes.add(committed[-1].last - committed[0].first + 1)
+
+    async def skip(self, committed: Sequence[EntryBatch]) -> None:
+        """Stands for `apply` where a lazy follower does not apply: the committed log is still followed, for verification."""
+        if committed and self.digest is not None:
+            self.digest.add(await self.storage.load(committed))
+
+    async def ack(self, committed: Sequence[EntryBatch]) -> None:
+        """Tells the client which of its proposals are done, and lets it propose again."""
+        if not committed or self.client is None:
+            return
+        mark = self._acking.start()
+        acknowledged = 0
+        for batch in committed:
+            acknowledged += self.tracker.finish(batch)
+        await self._acking.done(mark, acknowledged)
+        if acknowledged:
+            mark = self._generating.start()
+            self.client.turn()
+            await self._generating.done(mark, acknowledged)
+
+    async def advance(self, rd: Ready) -> None:
+        """Tells the core that the Ready was carried out."""
+        mark = self._advancing.start()
+        self.node.advance(rd)
+        self.metrics.pipeline_latency.add(self._clock.now_ns() - self._ready_ns)
+        await self._advancing.done(mark)
+
+    async def deliver(self, responses: Sequence[Message]) -> None:
+        """Responses of a storage task: to this node's core, or to others."""
+        remote = []
+        for message in responses:
+            if message.to == self.id:
+                self._local.append(message)
+                self._signal.set()
+            else:
+                remote.append(message)
+        await self.send(remote)
+
+    # --- inside ---
+
+    async def _receive(self) -> None:
+        mark = self._receiving.start()
+        packets, self._packets = self._packets, []
+        count = entries = nbytes = 0
+        for packet in packets:
+            nbytes += packet.size
+            try:
+                for msg in decode(packet):
+                    count += len(msg.messages)
+                    self._route(msg)
+            except MalformedMessage as error:
+                packet.reject(str(error))
+        await self._receiving.done(mark, count, nbytes)
+
+    def _route(self, msg: RaftMsg) -> None:
+        if msg.control:
+            self._on_control(msg.control)
+        if msg.epoch == self.epoch and not self._ending:
+            for message in msg.messages:
+                try:
+                    self.node.step(message)
+                except MalformedMessage:
+                    raise
+                except PeerError:
+                    pass  # from one who is no member (any more): ignored, as etcd/raft's callers do
+        elif msg.epoch > self.epoch:
+            self._on_newer(msg)
+
+    def _housekeep(self) -> None:
+        node = self.node
+        ticks, self._ticks = self._ticks, 0
+        for _ in range(ticks):
+            node.tick()
+        unreachable, self._unreachable = self._unreachable, []
+        for peer in unreachable:
+            node.report_unreachable(peer)
+        if self._campaign:
+            self._campaign = False
+            node.campaign()
+
+    async def _propose(self) -> None:
+        mark = self._proposing.start()
+        waiting = self.proposals.drain()
+        payloads = join_payloads([entry[0] for entry in waiting])
+        try:
+            batch = self.node.propose(payloads)
+        except ProposalDropped:
+            for pieces, client, token in waiting:
+                client.failed(token, 0, pieces.count)
+        else:
+            self.tracker.register(batch, waiting)
+        await self._proposing.done(mark, payloads.count, payloads.nbytes)
+
+    def _role_changed(self, role: StateRole) -> None:
+        was, self.is_leader = self.is_leader, role is StateRole.LEADER
+        if was and not self.is_leader:
+            self.tracker.fail_all()  # their fate is another leader's to decide
+
+    async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
+        if batches:
+            await self.storage.apply(batches)
+
+    def _apply_conf_change(self, batch: EntryBatch) -> None:
+        for data in batch.payloads():
+            change = ConfChange.decode(data) if batch.type is EntryType.CONF_CHANGE else ConfChangeV2.decode(data)
+            self.node.apply_conf_change(change)
+
+    async def _resident(self, message: Message) -> Message:
+        if all(batch.frames is not None for batch in message.entries):
+            return message
+        entries = await self.storage.load(message.entries)
+        m = message
+        return Message(m.type, m.to, m.from_, m.term, m.log_term, m.index, entries, m.commit)

@@ -1,0 +1,197 @@
+"""Proposals: their encoding, the buffer before the core, and who waits for which index.
+
+A proposal is encoded as the Go original does, all little endian:
+
+    int64 id, int64 key length, key, int64 value length, value
+
+Keys are nine bytes: 0x01 and eight random ones. Values are one random string a run (as the original's).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from rafttoy.ports import Sized
+from rafttoy.raft.entries import EntryBatch, Payloads
+
+__all__ = ["KEY_BYTES", "OVERHEAD_BYTES", "AcknowledgedRun", "Client", "PayloadMaker", "ProposalBuffer", "Tracker", "join_payloads", "payload_ids"]
+
+KEY_PREFIX = b"\x01"
+KEY_BYTES = len(KEY_PREFIX) + 8
+OVERHEAD_BYTES = 8 + 8 + KEY_BYTES + 8
+"""What the encoding adds to a value."""
+
+_KEY_AT = 16 + len(KEY_PREFIX)
+_ID = struct.Struct("<q")
+_VECTOR_FROM = 8
+
+
+class PayloadMaker:
+    """Encodes proposals with the next ids and random keys; `rng` is a numpy Generator. Without `content` only sizes are made."""
+
+    def __init__(self, rng: Any, value_bytes: int, *, content: bool) -> None:
+        self.stride = OVERHEAD_BYTES + value_bytes
+        self.next_id = 1
+        self._rng = rng
+        self._content = content
+        value = rng.bytes(value_bytes)
+        self._template = struct.pack("<qq", 0, KEY_BYTES) + KEY_PREFIX + bytes(8) + struct.pack("<q", value_bytes) + value
+        self._before, self._after = self._template[8:_KEY_AT], self._template[_KEY_AT + 8 :]
+        self._row = np.frombuffer(self._template, dtype=np.uint8)
+
+    def make(self, count: int) -> Payloads:
+        first = self.next_id
+        self.next_id += count
+        if not self._content:
+            return Payloads(count, Sized(count * self.stride), self.stride)
+        keys = self._rng.bytes(8 * count)
+        if count < _VECTOR_FROM:
+            before, after = self._before, self._after
+            parts = []
+            for i in range(count):
+                parts += (_ID.pack(first + i), before, keys[8 * i : 8 * i + 8], after)
+            return Payloads(count, b"".join(parts), self.stride)
+        rows = np.empty((count, self.stride), dtype=np.uint8)
+        rows[:] = self._row
+        rows[:, :8] = np.arange(first, first + count, dtype="<i8").view(np.uint8).reshape(count, 8)
+        rows[:, _KEY_AT : _KEY_AT + 8] = np.frombuffer(keys, dtype=np.uint8).reshape(count, 8)
+        return Payloads(count, rows.reshape(-1).data, self.stride)
+
+
+def join_payloads(pieces: Sequence[Payloads]) -> Payloads:
+    """One batch of all of them, in order."""
+    if len(pieces) == 1:
+        return pieces[0]
+    count = sum(piece.count for piece in pieces)
+    stride = pieces[0].stride
+    sized = isinstance(pieces[0].data, Sized)
+    data = Sized(sum(len(p.data) for p in pieces)) if sized else b"".join(p.data for p in pieces)  # type: ignore[misc]
+    if stride >= 0 and all(piece.stride == stride for piece in pieces):
+        return Payloads(count, data, stride)
+    lengths: list[int] = []
+    for piece in pieces:
+        lengths += [piece.stride] * piece.count if piece.lengths is None else piece.lengths
+    return Payloads(count, data, lengths=lengths)
+
+
+class Client(Protocol):
+    """Who proposes. Called on the peer's loop, in log order, a whole batch at a time."""
+
+    def acknowledged(self, token: Any, skip: int, count: int) -> None:
+        """Of the proposals made with `token`, `count` after the first `skip` are acknowledged."""
+
+    def failed(self, token: Any, skip: int, count: int) -> None:
+        """… are lost: another leader's entries stand in their place, or there is no leader."""
+
+    def turn(self) -> None:
+        """After a round of the calls above: the time to propose again."""
+
+
+class ProposalBuffer:
+    """What waits to be proposed: (payloads, client, token)."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Payloads, Client, Any]] = []
+
+    def add(self, payloads: Payloads, client: Client, token: Any) -> None:
+        self.waiting.append((payloads, client, token))
+
+    def drain(self) -> list[tuple[Payloads, Client, Any]]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+class _Registered:
+    __slots__ = ("client", "count", "first", "first_id", "skip", "term", "token")
+
+    def __init__(self, first: int, term: int, count: int, client: Client, token: Any, first_id: int) -> None:
+        self.first, self.term, self.count, self.client, self.token = first, term, count, client, token
+        self.first_id = first_id
+        self.skip = 0
+
+
+class AcknowledgedRun(NamedTuple):
+    """Proposals first_id, first_id + 1, … were acknowledged at indexes first … last of `term` (first_id 0: payload was Sized)."""
+
+    first: int
+    last: int
+    term: int
+    first_id: int
+
+
+class Tracker:
+    """Which proposals wait for which indexes. A proposal is acknowledged when the entry at its index is committed (or applied)
+    with its term; with another term it is lost (thesis §6.2: an index and a term name one entry)."""
+
+    __slots__ = ("_waiting", "acknowledged_runs", "keep_runs")
+
+    def __init__(self, *, keep_runs: bool = False) -> None:
+        self._waiting: deque[_Registered] = deque()
+        self.keep_runs = keep_runs
+        self.acknowledged_runs: list[AcknowledgedRun] = []
+        """With `keep_runs`: all that was acknowledged, ascending, for verification."""
+
+    def __len__(self) -> int:
+        return sum(waiting.count - waiting.skip for waiting in self._waiting)
+
+    def register(self, batch: EntryBatch, waiting: Sequence[tuple[Payloads, Client, Any]]) -> None:
+        first = batch.first
+        for payloads, client, token in waiting:
+            first_id = 0
+            if self.keep_runs and not isinstance(payloads.data, Sized):
+                (first_id,) = _ID.unpack_from(payloads.data)
+            self._waiting.append(_Registered(first, batch.term, payloads.count, client, token, first_id))
+            first += payloads.count
+
+    def finish(self, batch: EntryBatch) -> int:
+        """Acknowledges the proposals that stand in `batch`; how many those were."""
+        waiting = self._waiting
+        acknowledged = 0
+        while waiting:
+            head = waiting[0]
+            begin = head.first + head.skip
+            if begin > batch.last:
+                break
+            end = head.first + head.count - 1
+            upto = end if end < batch.last else batch.last
+            count = upto - begin + 1
+            if head.term == batch.term:
+                head.client.acknowledged(head.token, head.skip, count)
+                acknowledged += count
+                if self.keep_runs:
+                    self._keep(AcknowledgedRun(begin, upto, batch.term, head.first_id + head.skip if head.first_id else 0))
+            else:
+                head.client.failed(head.token, head.skip, count)
+            if upto == end:
+                waiting.popleft()
+            else:
+                head.skip += count
+        return acknowledged
+
+    def _keep(self, run: AcknowledgedRun) -> None:
+        runs = self.acknowledged_runs
+        if runs:
+            tail = runs[-1]
+            next_id = tail.first_id + tail.last - tail.first + 1 if tail.first_id else 0
+            if (tail.last + 1, tail.term, next_id) == (run.first, run.term, run.first_id):
+                runs[-1] = tail._replace(last=run.last)
+                return
+        runs.append(run)
+
+    def fail_all(self) -> None:
+        """Gives up everything that waits: the group is gone."""
+        waiting, self._waiting = self._waiting, deque()
+        for head in waiting:
+            head.client.failed(head.token, head.skip, head.count - head.skip)
+
+
+def payload_ids(batch: EntryBatch) -> list[int]:
+    """The ids of the proposals in a batch (a tool for verification)."""
+    return [_ID.unpack_from(data)[0] for data in batch.payloads()]

@@ -1,0 +1,80 @@
+"""Length-prefixed frames over a byte stream: uint32 little endian, then that many bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from rafttoy.wire import MESSAGE_LIMIT_BYTES
+
+__all__ = ["LENGTH", "FrameReader"]
+
+LENGTH = struct.Struct("<I")
+_FIRST_BYTES = 256 << 10
+
+
+class FrameReader(asyncio.BufferedProtocol):
+    """Receives into one buffer and hands over whole frames, each as its own bytes. A length beyond the message limit is garbage:
+    the connection is dropped and `on_garbage(reason)` told."""
+
+    def __init__(
+        self,
+        on_frame: Callable[[bytes, FrameReader], None],
+        on_garbage: Callable[[str], None],
+        on_close: Callable[[FrameReader], None] = lambda reader: None,
+    ) -> None:
+        self._on_frame, self._on_garbage, self._on_close = on_frame, on_garbage, on_close
+        self._buffer = bytearray(_FIRST_BYTES)
+        self._view = memoryview(self._buffer)
+        self._begin = self._end = 0
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_close(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._end += nbytes
+        view, begin, end = self._view, self._begin, self._end
+        needed = 4
+        while end - begin >= 4:
+            (length,) = LENGTH.unpack_from(view, begin)
+            if length > MESSAGE_LIMIT_BYTES:
+                self.drop(f"a frame of {length} bytes is announced, the limit is {MESSAGE_LIMIT_BYTES}")
+                return
+            needed = 4 + length
+            if end - begin < needed:
+                break
+            frame = bytes(view[begin + 4 : begin + needed])
+            begin += needed
+            needed = 4
+            self._on_frame(frame, self)
+        self._begin = begin
+        self._make_room(needed)
+
+    def drop(self, reason: str) -> None:
+        self._on_garbage(reason)
+        self._begin = self._end = 0
+        if self.transport is not None:
+            self.transport.close()
+
+    def _make_room(self, needed: int) -> None:
+        """Room for the rest of a frame of `needed` bytes, and for at least one more read."""
+        begin, end, size = self._begin, self._end, len(self._buffer)
+        if begin == end:
+            self._begin = self._end = 0
+        elif begin and (size - end < 65536 or begin + needed > size):
+            held = bytes(self._view[begin:end])
+            self._view[: len(held)] = held
+            self._begin, self._end = 0, len(held)
+        if self._begin + needed > size or size == self._end:
+            larger = bytearray(max(2 * size, needed))
+            larger[: self._end] = self._view[: self._end]
+            self._buffer, self._view = larger, memoryview(larger)

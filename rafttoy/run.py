@@ -1,0 +1,189 @@
+"""One run of one cell, as its leader sees it: elect, load, measure, verify, report. The same coroutine in both worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.errors import CheckFailed, RunError
+from rafttoy.member import Member, PeerReport
+from rafttoy.observe import Summary
+from rafttoy.peer import Peer
+from rafttoy.proposal import payload_ids
+from rafttoy.raft.entries import EntryType
+from rafttoy.wire import Epoch
+from rafttoy.workload import ClosedLoop, OpenLoop, make_load
+
+__all__ = ["Measurement", "run_cell"]
+
+_WATCH_NS = 20_000_000
+_CAUGHT_UP_SECONDS = 10.0
+
+
+class Measurement(msgspec.Struct, kw_only=True):
+    """What a run gave. Times in seconds, latencies in ns, batch sizes in proposals acknowledged at once."""
+
+    ops: int
+    seconds: float
+    latency: Summary
+    batches: Summary
+    late: int
+    failed: int
+    reports: dict[int, PeerReport]
+    verified: bool | None
+    partial: bool
+    warnings: list[str]
+
+
+async def run_cell(
+    member: Member,
+    cell: Cell,
+    plan: Plan,
+    epoch: Epoch,
+    *,
+    content: bool,
+    samples: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Measurement:
+    """Runs `cell` with `member` as its leader. With `stop()` true the run ends early and its result is partial.
+
+    Raises RunError (no answer, no quorum, not elected), CheckFailed (verification), StorageError (this peer's disk)."""
+    peer = await member.lead(epoch, cell, plan)
+    ports = member.ports
+    load = make_load(ports, cell, plan, peer.propose, content=content)
+    peer.client = load
+    marks: list[Any] = []
+    load.on_measure = lambda: marks.append(ports.tasks.spawn(member.mark_all(), "mark"))
+    load.start()
+    pacer = ports.tasks.spawn(load.run(), "load")
+    warnings: list[str] = []
+    try:
+        await _watch(member, peer, load, plan, stop, progress, warnings)
+    finally:
+        load.stop()
+        pacer.cancel()
+    reports = await member.report_all(digests=False, samples=samples)
+    for id in member.ids:
+        if id not in reports:
+            warnings.append(f"no report from peer {id}")
+    for id, losses in sorted(member.lost.items()):
+        warnings.append(f"lost the connection to peer {id} {losses} time(s)")
+    if load.losses:
+        warnings.append(f"{load.losses} proposals failed: the leadership was lost on the way")
+    verified = None
+    if plan.verify:
+        await _drain(member, load)
+        await _verify(member, peer, cell)
+        verified = True
+    seconds = max(1, load.ended_ns - load.started_ns) / 1e9 if load.started_ns else 0.0
+    return Measurement(
+        ops=load.ops,
+        seconds=seconds,
+        latency=load.latency.summary(),
+        batches=load.batches.summary(),
+        late=load.late,
+        failed=load.losses,
+        reports=reports,
+        verified=verified,
+        partial=not _complete(load, plan),
+        warnings=warnings,
+    )
+
+
+def _complete(load: ClosedLoop | OpenLoop, plan: Plan) -> bool:
+    if plan.proposals:
+        return load.ops >= plan.proposals
+    return bool(load.started_ns) and load.ended_ns - load.started_ns >= int(plan.seconds * 1e9)
+
+
+async def _watch(
+    member: Member,
+    peer: Peer,
+    load: ClosedLoop | OpenLoop,
+    plan: Plan,
+    stop: Callable[[], bool],
+    progress: Callable[[float], None],
+    warnings: list[str],
+) -> None:
+    """Until the load is done: keeps the leadership, and gives up when nothing is acknowledged any more."""
+    clock = member.ports.clock
+    begin_ns = clock.now_ns()
+    whole_ns = int((plan.warmup_seconds + plan.seconds) * 1e9)
+    campaigned_ns = 0
+    while not load.ended_ns:
+        await clock.sleep_ns(_WATCH_NS)
+        now_ns = clock.now_ns()
+        if member.failure is not None:
+            raise member.failure
+        if member.peer is not peer:
+            raise RunError(f"peer {member.id}: another leader began a newer run")
+        if stop():
+            return
+        if not plan.proposals and load.started_ns and not load.outstanding and now_ns > load.started_ns + int(plan.seconds * 1e9):
+            return
+        silent_ns = now_ns - load.last_ack_ns
+        if silent_ns > int(plan.connect_seconds * 1e9) and load.outstanding:
+            lost = ", ".join(map(str, sorted(member.lost))) or "none lost"
+            raise RunError(f"nothing was acknowledged for {plan.connect_seconds:g} s: no quorum (connections lost: {lost})")
+        if not peer.is_leader and now_ns - campaigned_ns > 250_000_000:
+            peer.campaign()
+            campaigned_ns = now_ns
+        elif peer.is_leader:
+            load.retry()
+        progress(load.ops / plan.proposals if plan.proposals else (now_ns - begin_ns) / whole_ns)
+
+
+async def _drain(member: Member, load: ClosedLoop | OpenLoop) -> None:
+    clock = member.ports.clock
+    deadline_ns = clock.now_ns() + int(_CAUGHT_UP_SECONDS * 1e9)
+    while not load.drained() and clock.now_ns() < deadline_ns and member.failure is None:
+        await clock.sleep_ns(_WATCH_NS)
+
+
+async def _verify(member: Member, peer: Peer, cell: Cell) -> None:
+    """Every peer holds the same committed log and the same engine content, and every acknowledged proposal is in them.
+
+    Raises CheckFailed saying which peer differs and how."""
+    last = peer.storage.log.last_index()
+    clock = member.ports.clock
+    deadline_ns = clock.now_ns() + int(_CAUGHT_UP_SECONDS * 1e9)
+    while True:
+        reports = await member.report_all(digests=True, samples=False)
+        behind = [id for id, report in reports.items() if not report.log_digest.startswith(f"{last}/")]
+        if not behind and len(reports) == len(member.ids):
+            break
+        if clock.now_ns() > deadline_ns:
+            missing = [id for id in member.ids if id not in reports]
+            if missing and not behind:
+                break  # a peer that is gone cannot be compared; the quorum that stands can
+            raise CheckFailed(f"verify: peers {behind} have not committed index {last} after {_CAUGHT_UP_SECONDS:g} s")
+        await clock.sleep_ns(_WATCH_NS)
+    own = reports[member.id]
+    applying = [id for id in reports if id == member.id or not cell.pipeline.endswith("lazy-follower")]
+    for id, report in sorted(reports.items()):
+        if report.log_digest != own.log_digest:
+            raise CheckFailed(f"verify: the log of peer {id} is {report.log_digest}, of peer {own.id} {own.log_digest}")
+        if id in applying and report.engine_digest != own.engine_digest:
+            raise CheckFailed(f"verify: the engine of peer {id} is {report.engine_digest}, of peer {own.id} {own.engine_digest}")
+    await _verify_acknowledged(peer)
+
+
+async def _verify_acknowledged(peer: Peer) -> None:
+    """The log, read back from where it is stored, holds each acknowledged proposal at its index."""
+    for run in peer.tracker.acknowledged_runs:
+        index, id = run.first, run.first_id
+        for batch in await peer.storage.read_log(run.first, run.last + 1):
+            if batch.first != index or batch.term != run.term or batch.type is not EntryType.NORMAL:
+                raise CheckFailed(f"verify: acknowledged index {index} of term {run.term} is {batch} in the log")
+            if id:
+                found = payload_ids(batch)
+                if found != list(range(id, id + batch.count)):
+                    raise CheckFailed(f"verify: acknowledged proposals {id}… are not at index {index}")
+                id += batch.count
+            index = batch.last + 1
+        if index != run.last + 1:
+            raise CheckFailed(f"verify: acknowledged index {index} is missing from the log")

@@ -1,0 +1,86 @@
+"""The simulated network of one group: ordered streams with delay, bandwidth, partitions and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rafttoy.ports import Packet
+from rafttoy.sim.model import Link
+from rafttoy.sim.runtime import Loop
+
+__all__ = ["SimLinks", "SimNetwork"]
+
+
+class SimNetwork:
+    """Who listens, and which pairs cannot reach each other. `cut` holds (from, to) pairs whose packets are lost."""
+
+    def __init__(self, costs: Link) -> None:
+        self.costs = costs
+        self.listeners: dict[int, SimLinks] = {}
+        self.cut: set[tuple[int, int]] = set()
+
+
+class SimLinks:
+    def __init__(self, network: SimNetwork, id: int, loop: Loop) -> None:
+        self.network = network
+        self.id = id
+        self.loop = loop
+        self.on_packet: Callable[[Packet], None] | None = None
+        self._streams: dict[int, SimStream] = {}
+
+    async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
+        self.on_packet = on_packet
+        self.network.listeners[self.id] = self
+
+    def stream(self, to: int) -> SimStream:
+        if to not in self._streams:
+            self._streams[to] = SimStream(self, to)
+        return self._streams[to]
+
+    async def close(self) -> None:
+        self.network.listeners.pop(self.id, None)
+
+
+class SimStream:
+    """One direction between two peers: packets leave one after another at the link's bandwidth and arrive in order."""
+
+    def __init__(self, links: SimLinks, to: int) -> None:
+        self._links = links
+        self._to = to
+        self._free_at_ns = 0
+        self.queued_bytes = 0
+        self.sent = 0
+        self.sent_bytes = 0
+
+    def send(self, packet: Packet) -> None:
+        links, costs, size = self._links, self._links.network.costs, packet.size
+        loop, env = links.loop, links.loop.env
+        loop.charge(costs.send.cost_ns(1, size))
+        background_ns = costs.background.cost_ns(1, size)
+        ready_ns = loop.free_at_ns
+        if background_ns:
+            loop.charge_background(background_ns)
+        leaves_ns = max(ready_ns, self._free_at_ns) + int(size * costs.byte_ns)
+        self._free_at_ns = leaves_ns
+        self.queued_bytes += size
+        self.sent += 1
+        self.sent_bytes += size
+        arrival = env.timeout(leaves_ns + int(costs.delay_us * 1000) - env.now, packet)
+        assert arrival.callbacks is not None
+        arrival.callbacks.append(self._arrive)
+
+    def _arrive(self, event: Any) -> None:
+        packet: Packet = event.value
+        self.queued_bytes -= packet.size
+        links = self._links
+        network = links.network
+        receiver = network.listeners.get(self._to)
+        if receiver is None or receiver.on_packet is None or (links.id, self._to) in network.cut:
+            return
+        costs = network.costs
+        background_ns = costs.background.cost_ns(1, packet.size)
+        if background_ns:
+            receiver.loop.charge_background(background_ns)
+        receiver.loop.charge(costs.receive.cost_ns(1, packet.size))
+        receiver.on_packet(packet)

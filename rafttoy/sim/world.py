@@ -1,0 +1,82 @@
+"""A simulated host with a group on it: builds the ports of each peer, runs one cell, returns what its leader measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import simpy
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.errors import ConfigError
+from rafttoy.member import Member
+from rafttoy.randomness import SeededRandomness
+from rafttoy.run import Measurement, run_cell
+from rafttoy.sim.disk import SimDisk
+from rafttoy.sim.files import SimFiles
+from rafttoy.sim.kv import SimKvStores
+from rafttoy.sim.links import SimLinks, SimNetwork
+from rafttoy.sim.model import Model
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.wire import Epoch
+
+__all__ = ["SimPorts", "SimWorld", "run_sim"]
+
+
+class SimPorts:
+    """The world of one simulated peer."""
+
+    def __init__(self, world: SimWorld, id: int) -> None:
+        loop = Loop(world.host)
+        self.loop = loop
+        self.clock = SimClock(loop)
+        self.tasks = SimTasks(loop)
+        self.cpu = SimCpu(loop, world.model)
+        self.files = SimFiles(loop, world.disk)
+        self.kv = SimKvStores(loop, world.disk, world.model.software.kv, self.cpu)
+        self.links = SimLinks(world.network, id, loop)
+        self.random = SeededRandomness(world.seed, id)
+
+
+class SimWorld:
+    """One host, one disk, one network; `seed` fixes everything that is drawn."""
+
+    def __init__(self, model: Model, transport: str, seed: int) -> None:
+        costs = model.hardware.links.get(transport)
+        if costs is None:
+            known = ", ".join(sorted(model.hardware.links))
+            raise ConfigError(f"model {model.meta.name}: no section hardware.links.{transport} (it has {known})")
+        self.model = model
+        self.seed = seed
+        self.env = simpy.Environment(initial_time=0)
+        self.host = SimHost(self.env, model.hardware.cores)
+        self.disk = SimDisk(self.env, self.host, model.hardware.disk, SeededRandomness(seed, 0).stream("disk"))
+        self.network = SimNetwork(costs)
+        self.members: dict[int, Member] = {}
+
+    def add_member(self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None) -> Member:
+        member = Member(SimPorts(self, id), id, nodes, cell=cell, plan=plan, log=log)
+        self.members[id] = member
+        return member
+
+    def run(self, cell: Cell, plan: Plan, epoch: Epoch, *, content: bool = False) -> Measurement:
+        """Runs `cell` with member 1 as its leader. With `content`, real bytes travel and are stored."""
+        for id in range(1, cell.nodes + 1):
+            member = self.members.get(id) or self.add_member(id, cell.nodes, cell, plan)
+            member.ports.tasks.spawn(member.serve(), f"member {id}")
+        outcome: list[Measurement | BaseException] = []
+
+        async def main() -> None:
+            try:
+                outcome.append(await run_cell(self.members[1], cell, plan, epoch, content=content))
+            except Exception as error:
+                outcome.append(error)
+
+        self.env.run(until=self.env.process(main()))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+
+def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:
+    """Predicts one cell. Same model, cell and plan: same result."""
+    return SimWorld(model, cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))

@@ -1,0 +1,237 @@
+"""The message format between peers: the Go original's, so that either can read the other's bytes.
+
+    RaftMsg     epoch = 1 (TestEpoch), msgs = 2 (repeated raftpb.Message), control = 15 (bytes; ours alone, skipped by others)
+    TestEpoch   process_nanos = 1, bench_iter = 2
+
+A `raftpb.Message` is a short header and then the frames of its entries as they stand in the log (field 7). Zero fields are left
+out: proto2 reads them as zero. Concatenated RaftMsgs are read one by one: an epoch opens each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rafttoy.errors import MalformedMessage
+from rafttoy.ports import Buffer, Packet, Sized
+from rafttoy.raft import Message, MessageType, Snapshot
+from rafttoy.raft.entries import EntryBatch, append_varint, read_varint
+
+__all__ = ["MESSAGE_LIMIT_BYTES", "SERVICE", "Epoch", "RaftMsg", "decode", "encode"]
+
+SERVICE = "/transportpb.RaftService/RaftMessage"
+"""gRPC method on which RaftMsgs stream."""
+
+MESSAGE_LIMIT_BYTES = 64 << 20
+"""Longest RaftMsg that a peer takes."""
+
+_TYPES = {int(type): type for type in MessageType}
+
+
+class Epoch(NamedTuple):
+    """A run of the group. A newer one makes a peer drop its state; messages of older ones are ignored."""
+
+    process_nanos: int = 0
+    bench_iter: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.process_nanos}/{self.bench_iter}"
+
+
+class RaftMsg(NamedTuple):
+    epoch: Epoch
+    messages: Sequence[Message]
+    control: bytes = b""
+
+
+def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, by_reference: bool = False) -> Packet:
+    """One packet for one peer. With `by_reference`, or where an entry's payload is Sized, it carries the messages themselves
+    beside their exact size. Every batch's frames must be resident."""
+    head = bytearray(b"\x0a\x00")
+    if epoch.process_nanos:
+        head.append(0x08)
+        append_varint(head, epoch.process_nanos)
+    if epoch.bench_iter:
+        head.append(0x10)
+        append_varint(head, epoch.bench_iter)
+    head[1] = len(head) - 2
+    parts: list[Buffer] = []
+    size = 0
+    virtual = by_reference
+    for message in messages:
+        fields = _header(message)
+        entries_size = 0
+        for batch in message.entries:
+            entries_size += batch.size
+        head.append(0x12)
+        append_varint(head, len(fields) + entries_size)
+        head += fields
+        if entries_size:
+            parts.append(head)
+            size += len(head)
+            for batch in message.entries:
+                frames = batch.frames
+                assert frames is not None, "evicted entries are loaded before they are sent"
+                if isinstance(frames, Sized):
+                    virtual = True
+                parts.append(frames)
+            size += entries_size
+            head = bytearray()
+    if control:
+        head.append(0x7A)
+        append_varint(head, len(control))
+        head += control
+    if head:
+        parts.append(head)
+        size += len(head)
+    return Packet(parts, size, RaftMsg(epoch, messages, control) if virtual else None)
+
+
+def _header(message: Message) -> bytearray:
+    """All of a raftpb.Message but its entries."""
+    out = bytearray((0x08, message.type))
+    if message.to < 0x80 and message.from_ < 0x80:
+        out += bytes((0x10, message.to, 0x18, message.from_))
+    else:
+        out.append(0x10)
+        append_varint(out, message.to)
+        out.append(0x18)
+        append_varint(out, message.from_)
+    if message.term:
+        out.append(0x20)
+        append_varint(out, message.term)
+    if message.log_term:
+        out.append(0x28)
+        append_varint(out, message.log_term)
+    if message.index:
+        out.append(0x30)
+        append_varint(out, message.index)
+    if message.commit:
+        out.append(0x40)
+        append_varint(out, message.commit)
+    if message.reject:
+        out += b"\x50\x01"
+    if message.reject_hint:
+        out.append(0x58)
+        append_varint(out, message.reject_hint)
+    if message.snapshot is not None:
+        data = message.snapshot.encode()
+        out.append(0x4A)
+        append_varint(out, len(data))
+        out += data
+    if message.context:
+        out.append(0x62)
+        append_varint(out, len(message.context))
+        out += message.context
+    if message.vote:
+        out.append(0x68)
+        append_varint(out, message.vote)
+    return out
+
+
+def decode(packet: Packet) -> Iterator[RaftMsg]:
+    """The RaftMsgs of a packet, in order. Raises MalformedMessage on anything a correct peer does not send."""
+    if packet.virtual is not None:
+        yield packet.virtual
+        return
+    data = packet.parts[0] if len(packet.parts) == 1 else packet.join()
+    view = memoryview(data)  # type: ignore[arg-type]
+    at, end = 0, len(view)
+    epoch = Epoch()
+    messages: list[Message] = []
+    control = b""
+    begun = False
+    while at < end:
+        tag, at = read_varint(view, at, end)
+        at, stop = _extent(view, at, end, tag)
+        if tag == 0x0A:
+            if begun:
+                yield RaftMsg(epoch, messages, control)
+                messages, control = [], b""
+            epoch, begun = _epoch(view, at, stop), True
+        elif tag == 0x12:
+            messages.append(_message(view, at, stop))
+        elif tag == 0x7A:
+            control = bytes(view[at:stop])
+        at = stop
+    if begun or messages:
+        yield RaftMsg(epoch, messages, control)
+
+
+def _extent(view: memoryview, at: int, end: int, tag: int) -> tuple[int, int]:
+    """(begin, end) of the value of a field whose tag stands before `at`."""
+    wire = tag & 7
+    if wire == 2:
+        length, at = read_varint(view, at, end)
+        stop = at + length
+    elif wire == 0:
+        stop = read_varint(view, at, end)[1]
+    elif wire in (1, 5):
+        stop = at + (8 if wire == 1 else 4)
+    else:
+        raise MalformedMessage(f"wire type {wire} at byte {at}")
+    if stop > end or tag < 8:
+        raise MalformedMessage(f"field {tag >> 3} at byte {at} passes the end of its message")
+    return at, stop
+
+
+def _epoch(view: memoryview, at: int, end: int) -> Epoch:
+    nanos = iteration = 0
+    while at < end:
+        tag, at = read_varint(view, at, end)
+        begin, stop = _extent(view, at, end, tag)
+        if tag == 0x08:
+            nanos = read_varint(view, begin, stop)[0]
+        elif tag == 0x10:
+            iteration = read_varint(view, begin, stop)[0]
+        at = stop
+    return Epoch(nanos, iteration)
+
+
+def _message(view: memoryview, at: int, end: int) -> Message:
+    type_ = to = from_ = term = log_term = index = commit = vote = reject_hint = 0
+    reject = False
+    snapshot: Snapshot | None = None
+    context = b""
+    entries: list[EntryBatch] = []
+    while at < end:
+        tag = view[at]
+        if tag == 0x3A:
+            found, at = EntryBatch.decode(view, at, end)
+            entries = entries + found if entries else found
+            continue
+        tag, at = read_varint(view, at, end)
+        if tag & 7 == 0:
+            value, at = read_varint(view, at, end)
+            if tag == 0x30:
+                index = value
+            elif tag == 0x20:
+                term = value
+            elif tag == 0x40:
+                commit = value
+            elif tag == 0x28:
+                log_term = value
+            elif tag == 0x08:
+                type_ = value
+            elif tag == 0x10:
+                to = value
+            elif tag == 0x18:
+                from_ = value
+            elif tag == 0x50:
+                reject = bool(value)
+            elif tag == 0x58:
+                reject_hint = value
+            elif tag == 0x68:
+                vote = value
+            continue
+        begin, at = _extent(view, at, end, tag)
+        if tag == 0x4A:
+            snapshot = Snapshot.decode(bytes(view[begin:at]))
+            if not snapshot.metadata.index:  # gogoproto writes the empty snapshot of every message
+                snapshot = None
+        elif tag == 0x62:
+            context = bytes(view[begin:at])
+    type = _TYPES.get(type_)
+    if type is None:
+        raise MalformedMessage(f"unknown message type {type_}")
+    return Message(type, to, from_, term, log_term, index, entries, commit, vote, snapshot, reject, reject_hint, context)

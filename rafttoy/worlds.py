@@ -1,0 +1,61 @@
+"""The only place that knows both worlds: where a cell is run, and what the names of transports stand for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.real.cluster import drive_cluster, run_local
+from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Model
+from rafttoy.sim.world import run_sim
+
+__all__ = ["TRANSPORTS", "WORLDS", "cores", "drive_cluster", "run_local", "run_sim", "serve_peer"]
+
+WORLDS = ("real", "sim")
+
+TRANSPORTS: dict[str, str] = {
+    "grpc": "one gRPC stream from each peer to every other, as the Go original",
+    "tcp": "plain TCP, length-prefixed frames, one connection from each peer to every other",
+    "mem": "all peers in one process, messages by reference",
+}
+
+
+def cores(model: Model | None) -> int:
+    """Cores of the host that peers share: the model's, or this one's."""
+    return model.hardware.cores if model is not None else len(os.sched_getaffinity(0))
+
+
+def serve_peer(
+    *, id: int, peers: Sequence[str], cell: Cell, plan: Plan, data_dir: Path | None, say: Callable[[str], None], verbose: bool = False
+) -> None:
+    """Member `id` of a cluster at `peers`, in this process, until SIGINT or SIGTERM. `cell` holds until a leader says otherwise.
+
+    Without `data_dir` it keeps its data in a directory of its own that it removes.
+
+    Raises RunError (address taken), StorageError (its directory or disk)."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Log) and verbose:
+            say(event.line)
+        elif isinstance(event, Listening):
+            say(f"peer {id} listens on {peers[id - 1]}")
+
+    async def run(root: Path) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await run_node(Job(id, tuple(peers), str(root), cell, plan), emit, stop)
+
+    if data_dir is not None:
+        start_loop(run(data_dir))
+        return
+    with tempfile.TemporaryDirectory(prefix="rafttoy-") as root:
+        start_loop(run(Path(root)))
