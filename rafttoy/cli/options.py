@@ -129,9 +129,7 @@ verbose_option = option("--verbose", "-v", is_flag=True, help="Tell on stderr wh
 _RUN = (
     component_options(many=True),
     option("--conc", type=Commas(COUNT), default=str(_CELL.conc), metavar="N,…", help="Closed loop: proposals in flight."),
-    option(
-        "--rate", type=Commas(RATE), metavar="N,…", help="Open loop instead: proposals a second; latency counts from the intended start."
-    ),
+    option("--rate", type=Commas(RATE), metavar="N,…", help="Open loop instead: proposals a second, timed from when they were due."),
     option("--arrival", type=Commas(click.Choice(["poisson", "constant"])), default=_CELL.arrival, help="Of an open loop's proposals."),
     option(
         "--bytes",
