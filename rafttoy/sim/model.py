@@ -50,7 +50,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     handoff_us: Cost
     grow_us: Cost = 0.0
     read_us: Cost = 10.0
-    concurrency: Annotated[list[Cost], msgspec.Meta(min_length=1)] = [1.0]
+    concurrency: Annotated[list[Cost], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     cpu_us: Cost = 0.0
 
 
