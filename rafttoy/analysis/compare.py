@@ -45,6 +45,11 @@ class Comparison(msgspec.Struct, frozen=True):
         """Mean absolute error of predicted throughput over the cells, in percent."""
         return sum(abs(pair.error_pct) for pair in self.pairs) / len(self.pairs)
 
+    def unpaired(self) -> list[Result]:
+        """Rows of cells that only one world finished."""
+        paired = {pair.cell for pair in self.pairs}
+        return [row for row in self.rows if row.cell() not in paired]
+
     def worst(self) -> Pair:
         return max(self.pairs, key=lambda pair: abs(pair.error_pct))
 

@@ -182,7 +182,9 @@ def results_table(results: Sequence[Result]) -> Table:
 
 def metrics_table(result: Result) -> Table:
     """The histograms of one run."""
-    table = Table(title=str(result.cell()), title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(
+        title=f"{result.world}: {result.cell()}", title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     names = ("count", "mean", "stddev", "p50", "p90", "p99", "p999", "max")
     table.add_column("metric", no_wrap=True)
     for name in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rafttoy.cli.console import Rows, check_verified, progress
+from rafttoy.cli.console import Rows, check_verified, note, progress
 from rafttoy.cli.options import Request, id_option, make_cluster, peers_option, run_options
 from rafttoy.experiment import run_grid
 
@@ -36,8 +36,10 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> 
             count=request.count,
             data_dir=request.data_dir,
             cluster=cluster,
+            flags=request.flags,
             on_result=rows.add,
             progress=moving,
+            say=note,
             verbose=request.verbose,
         )
     check_verified(rows.results)

@@ -8,7 +8,7 @@ from rafttoy.analysis import formats
 from rafttoy.analysis.calibrate import quick_calibration
 from rafttoy.analysis.compare import Comparison, compare
 from rafttoy.analysis.models import find_model
-from rafttoy.cli.console import Rows, check_verified, print_table, progress
+from rafttoy.cli.console import Rows, check_verified, note, print_metrics, print_table, progress, tell_warnings
 from rafttoy.cli.options import Request, model_option, option, run_options
 from rafttoy.cli.types import PERCENT
 from rafttoy.errors import RunError
@@ -50,12 +50,14 @@ def command(request: Request, model: str | None, max_error: float | None) -> Non
                 plan,
                 count=request.count,
                 data_dir=request.data_dir,
+                flags=request.flags,
                 on_result=real.append,
                 progress=moving,
+                say=note,
                 verbose=request.verbose,
             )
         with progress("predicting") as moving:
-            run_grid("sim", cells, plan, count=request.count, model=charged, on_result=sim.append, progress=moving)
+            run_grid("sim", cells, plan, count=request.count, model=charged, flags=request.flags, on_result=sim.append, progress=moving)
     finally:  # an interrupt or an error leaves what was finished before it
         comparison = compare(real, sim)
         _print(request, comparison)
@@ -68,10 +70,17 @@ def command(request: Request, model: str | None, max_error: float | None) -> Non
 
 
 def _print(request: Request, comparison: Comparison) -> None:
-    whole_table = request.output == "table" and bool(comparison.pairs)
-    with Rows("" if whole_table else request.output, ["real", "sim"], request.cells, metrics=request.metrics) as rows:
-        for row in comparison.rows:
-            rows.add(row)
-        if whole_table:
-            print_table(formats.comparison_table(comparison))
-            click.echo(comparison.summary())
+    if request.output != "table":
+        with Rows(request.output, ["real", "sim"], request.cells, metrics=request.metrics) as rows:
+            for row in comparison.rows:
+                rows.add(row)
+        return
+    for row in comparison.rows:
+        tell_warnings(row)
+    if comparison.pairs:
+        print_table(formats.comparison_table(comparison))
+        click.echo(f"\n{comparison.summary()}")
+    if alone := comparison.unpaired():
+        print_table(formats.results_table(alone))
+    if request.metrics:
+        print_metrics(comparison.rows)

@@ -19,7 +19,7 @@ from rafttoy.cell import Cell
 from rafttoy.errors import CheckFailed
 from rafttoy.experiment import Result
 
-__all__ = ["Rows", "check_verified", "note", "print_table", "progress"]
+__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_warnings"]
 
 _WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
 
@@ -32,6 +32,16 @@ def note(text: str) -> None:
 def print_table(table: Table) -> None:
     terminal = sys.stdout.isatty()
     Console(file=sys.stdout, width=None if terminal else _WIDE, highlight=False).print(table)
+
+
+def print_metrics(results: Sequence[Result]) -> None:
+    for result in results:
+        print_table(formats.metrics_table(result))
+
+
+def tell_warnings(result: Result) -> None:
+    for warning in result.warnings:
+        note(f"{result.world} {result.cell()}: {warning}")
 
 
 @contextmanager
@@ -67,13 +77,11 @@ class Rows:
         if self._output == "table" and self.results:
             print_table(formats.results_table(self.results))
         if self._metrics and self._output != "json":
-            for result in self.results:
-                print_table(formats.metrics_table(result))
+            print_metrics(self.results)
 
     def add(self, result: Result) -> None:
         self.results.append(result)
-        for warning in result.warnings:
-            note(f"{result.cell()}: {warning}")
+        tell_warnings(result)
         if self._output == "json":
             click.echo(formats.json_line(result))
         elif self._output == "csv":

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
-from rafttoy.cli.config import rank, read_config
+from rafttoy.cli.config import rank, read_config, set_by_user
 from rafttoy.cli.console import note
 from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, Commas
 from rafttoy.experiment import Cluster, validate
@@ -171,6 +171,7 @@ class Request(msgspec.Struct, frozen=True):
     output: str
     metrics: bool
     verbose: bool
+    flags: dict[str, str]  # all that was set, as text: part of the manifest
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -208,7 +209,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Request:
     cells = grid(flags)
     for cell in cells:
         validate(cell, plan)
-    return Request(cells, plan, flags["count"], flags["data_dir"], flags["output"], flags["metrics"], flags["verbose"])
+    return Request(cells, plan, flags["count"], flags["data_dir"], flags["output"], flags["metrics"], flags["verbose"], set_by_user(ctx))
 
 
 def make_cluster(id: int | None, peers: tuple[str, ...] | None) -> Cluster | None:

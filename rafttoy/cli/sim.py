@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rafttoy.analysis.models import DEFAULT_MODEL, find_model
-from rafttoy.cli.console import Rows, check_verified, progress
+from rafttoy.cli.console import Rows, check_verified, note, progress
 from rafttoy.cli.options import Request, model_option, run_options
 from rafttoy.experiment import run_grid
 from rafttoy.sim.model import load_model
@@ -35,8 +35,10 @@ def command(request: Request, model: str) -> None:
             count=request.count,
             model=charged,
             data_dir=request.data_dir,
+            flags=request.flags,
             on_result=rows.add,
             progress=moving,
+            say=note,
             verbose=request.verbose,
         )
     check_verified(rows.results)
