@@ -33,7 +33,7 @@ class StageTotals(msgspec.Struct, frozen=True):
     entries: int
     nbytes: int
     cpu_ns: int
-    samples: list[int] = []  # noqa: RUF012  # msgspec copies defaults
+    samples: list[int] = []  # noqa: RUF012 - msgspec copies an empty default
 
 
 class PeerReport(msgspec.Struct, frozen=True):
@@ -352,7 +352,7 @@ class Member:
         self._switch(epoch, cell, plan)
         peer: Peer = await begun
         deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
-        answers = await self._request_all(lambda request: _Hello(self.id, request, tuple(epoch), cell, plan), deadline_ns)
+        answers = await self._request_all(lambda request: _Hello(self.id, request, (epoch.process_nanos, epoch.bench_iter), cell, plan), deadline_ns)
         answered = [self.id, *(answer.from_ for answer in answers)]
         if silent := [id for id in self.ids if id not in answered]:
             raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")
@@ -371,7 +371,7 @@ class Member:
                 raise RunError(f"peer {self.id} was not elected in time: is another leader at work, or a quorum missing?")
             if peer.is_leader:
                 last = peer.storage.log.last_index()
-                if peer.applied >= len(self.ids) and all(progress.match == last for _, progress in peer.node.progress_items()):
+                if peer.applied >= len(self.ids) and all(progress.match == last for _, progress in peer.node.progresses()):
                     return
             elif peer.applied >= len(self.ids) and now_ns - campaigned_ns > 250_000_000:  # the bootstrap entries are applied
                 peer.campaign()

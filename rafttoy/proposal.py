@@ -52,7 +52,7 @@ class PayloadMaker:
         keys = self._rng.bytes(8 * count)
         if count < _VECTOR_FROM:
             before, after = self._before, self._after
-            parts = []
+            parts: list[bytes] = []
             for i in range(count):
                 parts += (_ID.pack(first + i), before, keys[8 * i : 8 * i + 8], after)
             return Payloads(count, b"".join(parts), self.stride)

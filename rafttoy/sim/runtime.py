@@ -25,17 +25,19 @@ class SimHost:
         self.env = env
         self.free_at_ns = [0] * cores
         self.busy_ns = 0
+        self.last_core = 0
 
-    def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1) -> tuple[int, int]:
+    def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1) -> int:
         """Takes `core` if it is free at `earliest_ns` exactly (work that goes on there), else the one that is free first, from
-        `earliest_ns` on. Returns (when the work ends, its core)."""
+        `earliest_ns` on. Returns when the work ends; `last_core` is where it was done."""
         free = self.free_at_ns
         if core < 0 or free[core] != earliest_ns:
             core = free.index(min(free))
         end = max(free[core], earliest_ns) + duration_ns
         free[core] = end
         self.busy_ns += duration_ns
-        return end, core
+        self.last_core = core
+        return end
 
 
 class Loop:
@@ -55,15 +57,16 @@ class Loop:
         """Core time beside the loop (a disk or transport thread, the kernel); returns when it ends."""
         now: int = self.env.now  # type: ignore[assignment]
         self.background_ns += duration_ns
-        return self.host.reserve(now, duration_ns)[0]
+        return self.host.reserve(now, duration_ns)
 
     def charge(self, duration_ns: int) -> None:
         """Reserves the loop and a core for `duration_ns`, behind what is reserved already."""
         now: int = self.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
         if self.free_at_ns > now:
-            self.free_at_ns, self.core = self.host.reserve(self.free_at_ns, duration_ns, self.core)
+            self.free_at_ns = self.host.reserve(self.free_at_ns, duration_ns, self.core)
         else:
-            self.free_at_ns, self.core = self.host.reserve(now, duration_ns)
+            self.free_at_ns = self.host.reserve(now, duration_ns)
+        self.core = self.host.last_core
         self.busy_ns += duration_ns
 
     def free(self) -> Generator[simpy.Event, Any, None]:
