@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rafttoy.cli.console import Rows, check_verified, note, progress
-from rafttoy.cli.options import Request, id_option, make_cluster, peers_option, run_options
+from rafttoy.cli.options import Request, id_option, make_cluster, on_cluster, peers_option, run_options
 from rafttoy.experiment import run_grid
 
 
@@ -27,7 +27,9 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> 
     loopback, which bench starts and ends. With --id and --peers it is the leader of a cluster whose other members are running
     (`rafttoy peer`): they need no restart between runs.
     """
-    cluster = make_cluster(id, peers)
+    cluster = make_cluster(id, peers, {cell.transport for cell in request.cells})
+    if cluster is not None:
+        request = on_cluster(request, cluster)
     with Rows(request.output, ["real"], request.cells, metrics=request.metrics) as rows, progress("measuring") as moving:
         run_grid(
             "real",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ __all__ = [
     "id_option",
     "make_cluster",
     "model_option",
+    "on_cluster",
     "option",
     "output_option",
     "peers_option",
@@ -212,15 +213,28 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Request:
     return Request(cells, plan, flags["count"], flags["data_dir"], flags["output"], flags["metrics"], flags["verbose"], set_by_user(ctx))
 
 
-def make_cluster(id: int | None, peers: tuple[str, ...] | None) -> Cluster | None:
-    """None when neither is given; UsageError when one is missing, or when there is no such node."""
+def make_cluster(id: int | None, peers: tuple[str, ...] | None, transports: Iterable[str]) -> Cluster | None:
+    """None when neither is given; UsageError when one is missing, when there is no such node, or a transport that ends at the process."""
     if id is None and peers is None:
         return None
     if id is None or peers is None:
         raise click.UsageError("--id and --peers go together")
     if id > len(peers):
         raise click.UsageError(f"--id {id}: --peers lists {len(peers)} nodes")
+    if "mem" in transports:
+        raise click.UsageError("--transport mem keeps all peers in one process: it takes no --peers")
     return Cluster(id=id, peers=peers)
+
+
+def on_cluster(request: Request, cluster: Cluster) -> Request:
+    """The same request for a running cluster, whose size is that of --peers. UsageError if another flag says otherwise."""
+    ctx = click.get_current_context()
+    size = len(cluster.peers)
+    for cell in request.cells:
+        if rank(ctx, "nodes") and cell.nodes != size:
+            raise click.UsageError(f"--nodes {cell.nodes}: --peers lists {size} nodes", ctx)
+    cells = list(dict.fromkeys(msgspec.structs.replace(cell, nodes=size) for cell in request.cells))
+    return msgspec.structs.replace(request, cells=cells)
 
 
 def prefers(ctx: click.Context, name: str, other: str) -> bool:

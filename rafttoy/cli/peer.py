@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rafttoy.cell import Cell, Plan
+from rafttoy.cli.console import note
 from rafttoy.cli.options import (
     component_options,
     config_option,
@@ -51,13 +52,14 @@ def command(
 ) -> None:
     """Run one peer until it is interrupted or terminated.
 
-    It answers the leader's runs (`rafttoy bench --id --peers` on another host) one after another, without a restart between
-    them. Components must be the same on every member.
+    It takes part in the leader's runs (`rafttoy bench --id --peers` on another host), one after another, without a restart
+    between them. The leader tells it the pipeline, the storage and the load; --transport and --sync are its own, and --peers
+    must be the same on every member.
     """
-    cluster = make_cluster(id, peers)
+    cluster = make_cluster(id, peers, [transport])
     if cluster is None:
         raise click.UsageError("--id and --peers are needed")
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
     plan = Plan(sync=sync, connect_seconds=connect_timeout)
     validate(cell, plan)
-    serve_peer(id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, verbose=verbose)
+    serve_peer(id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, say=note, verbose=verbose)
