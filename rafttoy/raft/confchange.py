@@ -130,9 +130,6 @@ class ConfChangeV2:
         return self.transition is not ConfChangeTransition.JOINT_EXPLICIT
 
     def encode(self) -> bytes:
-        """Empty for the change that does nothing but leave: so it never counts against a size limit."""
-        if self == _LEAVE:
-            return b""
         out = bytearray()
         put_uint(out, 1, self.transition)
         for change in self.changes:
@@ -146,7 +143,7 @@ class ConfChangeV2:
 
     @staticmethod
     def decode(data: bytes) -> ConfChangeV2:
-        """MalformedMessage unless it is one."""
+        """MalformedMessage unless it is one. No data at all: the change that leaves a joint configuration."""
         transition, context = 0, b""
         changes = []
         for number, value in fields(data):
@@ -160,9 +157,6 @@ class ConfChangeV2:
         if transition >= len(ConfChangeTransition):
             raise MalformedMessage(f"no transition {transition}")
         return ConfChangeV2(ConfChangeTransition(transition), tuple(changes), context)
-
-
-_LEAVE = ConfChangeV2()
 
 
 def _kind(value: int) -> ConfChangeType:

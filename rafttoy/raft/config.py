@@ -80,7 +80,7 @@ class Config:
 
     @property
     def applying_limit(self) -> int:
-        return self.max_committed_size_per_ready or self.max_size_per_msg
+        return self.max_committed_size_per_ready or max(1, self.max_size_per_msg)
 
     @property
     def uncommitted_limit(self) -> int:

@@ -56,6 +56,7 @@ class Raft:
         "msgs",
         "msgs_after_append",
         "pending_conf_index",
+        "postponed_reads",
         "pre_vote",
         "random_timeout",
         "randomized_election_timeout",
@@ -100,6 +101,7 @@ class Raft:
         self.pending_conf_index = 0
         self.uncommitted_size = 0
         self.reads = PendingReads()
+        self.postponed_reads: list[Message] = []  # until the term has a commit; kept across terms, for the next time this node leads
         self.election_elapsed = self.heartbeat_elapsed = 0
         self.randomized_election_timeout = 0
         self.draws = 0
@@ -272,7 +274,7 @@ class Raft:
             if self.trace is not None:
                 self.trace(f"{self.id} leaves the joint configuration {self.tracker.members}")
             with suppress(ProposalDropped):  # a transfer is under way; the next leader will leave it
-                leader.propose_conf_change(self, ConfChangeV2())
+                leader.propose_conf_change(self, ConfChangeV2(), b"")  # without data: no size limit refuses it
 
     def reduce_uncommitted(self, nbytes: int) -> None:
         """May underestimate what is uncommitted (it starts at 0 with each term), never overestimate it."""

@@ -44,10 +44,17 @@ def varint_size(value: int) -> int:
 
 
 def append_varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
+    if value < 0x80:
+        out.append(value)
+    elif value < 0x4000:
+        out += bytes((value & 0x7F | 0x80, value >> 7))
+    elif value < 0x200000:
+        out += bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
+    else:
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
 
 
 def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:

@@ -69,10 +69,11 @@ def propose(r: Raft, payloads: Payloads) -> EntryBatch:
     return batch
 
 
-def propose_conf_change(r: Raft, by: ConfChange | ConfChangeV2) -> EntryBatch:
-    """As `propose`. A change that may not be made now becomes an entry without data, so that the log tells that it was refused."""
+def propose_conf_change(r: Raft, by: ConfChange | ConfChangeV2, data: bytes) -> EntryBatch:
+    """As `propose`, `data` being the change encoded. One that may not be made now becomes an entry without data, so that the log
+    tells that it was refused."""
     _check_may_propose(r)
-    batch = _place_conf_change(r, by, r.log.last_index + 1)
+    batch = _place_conf_change(r, by, data, r.log.last_index + 1)
     append(r, [batch])
     broadcast_append(r)
     return batch
@@ -90,26 +91,23 @@ def on_prop(r: Raft, m: Message) -> None:
     if not m.entries:
         raise MalformedMessage(f"a proposal without entries from {m.from_}")
     _check_may_propose(r)
-    pending = r.pending_conf_index
+    changes = [  # all decoded before the first one counts as pending
+        [(decode_conf_change(batch.type, data), data) for data in batch.payloads()] if batch.type is not _NORMAL else []
+        for batch in m.entries
+    ]
     placed: list[EntryBatch] = []
     first = r.log.last_index + 1
-    try:
-        for batch in m.entries:
-            if batch.type is _NORMAL:
-                placed.append(EntryBatch.encode(first, r.term, _NORMAL, batch.to_payloads()))
-                first += batch.count
-            else:
-                for data in batch.payloads():
-                    placed.append(_place_conf_change(r, decode_conf_change(batch.type, data), first))
-                    first += 1
-        append(r, placed)
-    except (MalformedMessage, ProposalDropped):
-        r.pending_conf_index = pending
-        raise
+    for batch, decoded in zip(m.entries, changes, strict=True):
+        if batch.type is _NORMAL:
+            placed.append(EntryBatch.encode(first, r.term, _NORMAL, batch.to_payloads()))
+        else:
+            placed += [_place_conf_change(r, by, data, index) for index, (by, data) in enumerate(decoded, first)]
+        first += batch.count
+    append(r, placed)
     broadcast_append(r)
 
 
-def _place_conf_change(r: Raft, by: ConfChange | ConfChangeV2, index: int) -> EntryBatch:
+def _place_conf_change(r: Raft, by: ConfChange | ConfChangeV2, data: bytes, index: int) -> EntryBatch:
     """One change at a time: none is proposed while one may be unapplied (thesis §4.1), only leaving follows entering."""
     joint, leaves = r.tracker.members.voters.is_joint, not by.as_v2().changes
     refused = None
@@ -124,7 +122,7 @@ def _place_conf_change(r: Raft, by: ConfChange | ConfChangeV2, index: int) -> En
             r.trace(f"{r.id} refuses {by} at {r.tracker.members}: {refused}")
         return EntryBatch.empty(index, r.term)
     r.pending_conf_index = index
-    return EntryBatch.encode(index, r.term, by.entry_type, Payloads.of([by.encode()]))
+    return EntryBatch.encode(index, r.term, by.entry_type, Payloads.of([data]))
 
 
 def append(r: Raft, batches: Sequence[EntryBatch]) -> None:
@@ -230,7 +228,7 @@ def on_append_resp(r: Raft, m: Message) -> None:
             r.trace(f"{r.id} resumes sending to {m.from_} after a snapshot [{progress}]")
 
     if r.maybe_commit():
-        if r.reads.postponed:
+        if r.postponed_reads:
             reads.release_postponed(r)
         broadcast_append(r)
     elif m.from_ != r.id and progress.can_bump_commit(log.committed):

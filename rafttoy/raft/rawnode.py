@@ -195,7 +195,7 @@ class RawNode:
         type NORMAL without data in its place."""
         r = self.raft
         if r.role is StateRole.LEADER:
-            return leader.propose_conf_change(r, change)
+            return leader.propose_conf_change(r, change, change.encode())
         return self._forward(change.entry_type, Payloads.of([change.encode()]))
 
     def _forward(self, type: EntryType, payloads: Payloads) -> EntryBatch:

@@ -30,13 +30,12 @@ class _Read:
 
 
 class PendingReads:
-    """Requests of this term, in order: `waiting` for a quorum's heartbeat responses, `postponed` until the first commit."""
+    """Requests of this term that wait for a quorum's heartbeat responses, in order."""
 
-    __slots__ = ("postponed", "waiting")
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
         self.waiting: dict[bytes, _Read] = {}
-        self.postponed: list[Message] = []
 
     def last_context(self) -> bytes:
         """What the next ordinary heartbeat should carry: it may confirm all that wait."""
@@ -71,14 +70,14 @@ def on_read_index(r: Raft, m: Message) -> None:
     if r.tracker.members.voters.is_singleton:  # its word is the quorum's
         _answer(r, m, r.log.committed)
     elif not r.committed_in_term():
-        r.reads.postponed.append(m)
+        r.postponed_reads.append(m)
     else:
         _confirm(r, m)
 
 
 def release_postponed(r: Raft) -> None:
     """The term has its first commit: requests that waited for it go on."""
-    postponed, r.reads.postponed = r.reads.postponed, []
+    postponed, r.postponed_reads = r.postponed_reads, []
     for m in postponed:
         _confirm(r, m)
 
