@@ -11,9 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rafttoy import __version__
+
 __all__ = ["host", "manifest"]
 
-_PACKAGES = ("grpcio", "msgspec", "numpy", "plyvel", "rocksdict", "simpy", "uvloop")
+_PACKAGES = ("google-crc32c", "grpcio", "msgspec", "numpy", "plyvel", "rocksdict", "simpy", "uvloop")
 
 
 def manifest(flags: Mapping[str, str]) -> dict[str, Any]:
@@ -31,8 +33,8 @@ def _version(package: str) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     """Of this package, Python and what does the work; what is not installed is left out."""
-    found = {name: _version(name) for name in ("rafttoy", *_PACKAGES)}
-    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
+    found = {name: _version(name) for name in _PACKAGES}
+    return {"rafttoy": __version__, "python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import traceback
 
 import click
 
+from rafttoy import __version__
 from rafttoy.cli.config import source
 from rafttoy.errors import ConfigError, RafttoyError, unknown
 
@@ -50,7 +51,7 @@ Every option may also come from a TOML file (--config FILE) or a variable:
 Exit status: 0 fine; 1 a threshold or check failed; 2 wrong usage;
 3 the run itself failed; 130 interrupted.""",
 )
-@click.version_option(package_name="rafttoy", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Measure and predict the ceiling of a Raft proposal pipeline.
 

@@ -25,6 +25,7 @@ __all__ = [
     "data_dir_option",
     "id_option",
     "make_cluster",
+    "make_request",
     "model_option",
     "on_cluster",
     "option",
@@ -181,7 +182,7 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def with_request(**flags: Any) -> None:
         shared = {name: flags.pop(name) for name in _RUN_NAMES}
-        request = _request(click.get_current_context(), shared)
+        request = make_request(click.get_current_context(), shared)
         note(f"seed {request.plan.seed}")
         function(request=request, **flags)
 
@@ -191,7 +192,7 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _request(ctx: click.Context, flags: dict[str, Any]) -> Request:
+def make_request(ctx: click.Context, flags: dict[str, Any]) -> Request:
     if prefers(ctx, "rate", "conc"):
         flags["conc"] = ()
     else:
