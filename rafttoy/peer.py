@@ -26,7 +26,10 @@ from rafttoy.wire import Epoch, RaftMsg, decode, encode
 __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_appends"]
 
 _APP = MessageType.APP
+_APP_RESP = MessageType.APP_RESP
 _NORMAL = EntryType.NORMAL
+_FLUSH_BYTES = 4096
+"""Entries of so many bytes leave at once; less waits for what follows before the peer waits for anything (one write, one wake-up)."""
 
 
 class AckOn(Enum):
@@ -62,6 +65,16 @@ def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Mess
     for message in messages:
         (appends if message.type is _APP else others).append(message)
     return appends, others
+
+
+def _without_stale_responses(messages: Sequence[Message]) -> list[Message]:
+    """Of appends that were accepted one after another, the last answer says it all (an index covers all before it); that it may
+    overtake other answers is no news to Raft. The original's `compressMsg` does the same."""
+    last = None
+    for message in messages:
+        if message.type is _APP_RESP and not message.reject and (last is None or (message.term, message.index) >= (last.term, last.index)):
+            last = message
+    return [message for message in messages if message.type is not _APP_RESP or message.reject or message is last]
 
 
 class LogDigest:
@@ -127,6 +140,8 @@ class Peer:
         self._signal = Signal(ports.tasks)
         self._packets: list[Packet] = []
         self._local: list[Message] = []
+        self._outbox: dict[int, list[Message]] = {}
+        self._outbox_bytes = 0
         self._unreachable: list[int] = []
         self._ticks = 0
         self._campaign = False
@@ -214,6 +229,7 @@ class Peer:
                 await self._readying.done(mark)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
+                await self.flush()
                 await self._signal.wait()
         return None
 
@@ -230,6 +246,8 @@ class Peer:
             await self._save(entries, states[-1] if states else None, any(message.responses for message in appends))
 
     async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool) -> None:
+        if must_sync and self.storage.durable:
+            await self.flush()
         if not entries:
             await self.storage.save(entries, hard_state, sync=must_sync)
             return
@@ -239,26 +257,37 @@ class Peer:
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Hands messages to the links, one packet a destination."""
-        if not messages:
-            return
+        """Hands messages to the links: at once where they carry much, else with what follows before this peer waits for anything."""
+        outbox = self._outbox
         for message in messages:
-            if any(batch.frames is None for batch in message.entries):
-                messages = [await self._resident(message) for message in messages]
-                break
-        mark = self._sending.start()
-        to: dict[int, list[Message]] = {}
-        for message in messages:
-            if message.to in to:
-                to[message.to].append(message)
+            for batch in message.entries:
+                if batch.frames is None:
+                    message = await self._resident(message)
+                    break
+            for batch in message.entries:
+                self._outbox_bytes += batch.size
+            if message.to in outbox:
+                outbox[message.to].append(message)
             else:
-                to[message.to] = [message]
+                outbox[message.to] = [message]
+        if self._outbox_bytes >= _FLUSH_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """One packet to each destination that messages wait for. Called before anything that may wait."""
+        outbox = self._outbox
+        if not outbox:
+            return
+        self._outbox, self._outbox_bytes = {}, 0
+        mark = self._sending.start()
         nbytes = 0
-        for destination, group in to.items():
-            packet = encode(self.epoch, group, by_reference=self._by_reference)
+        for destination, messages in outbox.items():
+            if len(messages) > 1:
+                messages = _without_stale_responses(messages)
+            packet = encode(self.epoch, messages, by_reference=self._by_reference)
             nbytes += packet.size
             self._links.stream(destination).send(packet)
-        await self._sending.done(mark, len(to), nbytes)
+        await self._sending.done(mark, len(outbox), nbytes)
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:
         """Applies committed entries in order; configuration changes in their place."""
@@ -266,6 +295,7 @@ class Peer:
             return
         begin_ns = self._clock.now_ns()
         if any(batch.frames is None for batch in committed):
+            await self.flush()
             committed = await self.storage.load(committed)
         if self.digest is not None:
             self.digest.add(committed)
@@ -317,7 +347,9 @@ class Peer:
                 self._signal.set()
             else:
                 remote.append(message)
-        await self.send(remote)
+        if remote:
+            await self.send(remote)
+            await self.flush()
 
     # --- inside ---
 
@@ -381,6 +413,8 @@ class Peer:
 
     async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
+            if len(batches) > 1 or batches[0].size > _FLUSH_BYTES:
+                await self.flush()
             await self.storage.apply(batches)
 
     def _apply_conf_change(self, batch: EntryBatch) -> None:

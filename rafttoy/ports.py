@@ -256,6 +256,8 @@ class Packet:
     def join(self) -> bytes:
         """The bytes on the wire (a packet with Sized parts has none: AssertionError)."""
         assert self.virtual is None
+        if len(self.parts) == 1 and type(self.parts[0]) is bytes:
+            return self.parts[0]
         return b"".join(self.parts)  # type: ignore[arg-type]
 
 

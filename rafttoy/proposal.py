@@ -29,6 +29,7 @@ OVERHEAD_BYTES = 8 + 8 + KEY_BYTES + 8
 _KEY_AT = 16 + len(KEY_PREFIX)
 _ID = struct.Struct("<q")
 _VECTOR_FROM = 8
+_POOL_BYTES = 64 << 10
 
 
 class PayloadMaker:
@@ -39,6 +40,8 @@ class PayloadMaker:
         self.next_id = 1
         self._rng = rng
         self._content = content
+        self._pool = b""  # random bytes for keys, drawn many at a time
+        self._pool_at = 0
         value = rng.bytes(value_bytes)
         self._template = struct.pack("<qq", 0, KEY_BYTES) + KEY_PREFIX + bytes(8) + struct.pack("<q", value_bytes) + value
         self._before, self._after = self._template[8:_KEY_AT], self._template[_KEY_AT + 8 :]
@@ -49,7 +52,7 @@ class PayloadMaker:
         self.next_id += count
         if not self._content:
             return Payloads(count, Sized(count * self.stride), self.stride)
-        keys = self._rng.bytes(8 * count)
+        keys = self._keys(8 * count)
         if count < _VECTOR_FROM:
             before, after = self._before, self._after
             parts: list[bytes] = []
@@ -61,6 +64,14 @@ class PayloadMaker:
         rows[:, :8] = np.arange(first, first + count, dtype="<i8").view(np.uint8).reshape(count, 8)
         rows[:, _KEY_AT : _KEY_AT + 8] = np.frombuffer(keys, dtype=np.uint8).reshape(count, 8)
         return Payloads(count, rows.reshape(-1).data, self.stride)
+
+    def _keys(self, nbytes: int) -> bytes:
+        at = self._pool_at
+        if at + nbytes > len(self._pool):
+            self._pool = self._rng.bytes(max(_POOL_BYTES, nbytes))
+            at = 0
+        self._pool_at = at + nbytes
+        return self._pool[at : self._pool_at]
 
 
 def join_payloads(pieces: Sequence[Payloads]) -> Payloads:

@@ -9,6 +9,7 @@ out: proto2 reads them as zero. Concatenated RaftMsgs are read one by one: an ep
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,14 +48,7 @@ class RaftMsg(NamedTuple):
 def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, by_reference: bool = False) -> Packet:
     """One packet for one peer. With `by_reference`, or where an entry's payload is Sized, it carries the messages themselves
     beside their exact size. Every batch's frames must be resident."""
-    head = bytearray(b"\x0a\x00")
-    if epoch.process_nanos:
-        head.append(0x08)
-        append_varint(head, epoch.process_nanos)
-    if epoch.bench_iter:
-        head.append(0x10)
-        append_varint(head, epoch.bench_iter)
-    head[1] = len(head) - 2
+    head = bytearray(_epoch_field(epoch))
     parts: list[Buffer] = []
     size = 0
     virtual = by_reference
@@ -85,6 +79,20 @@ def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, b
         parts.append(head)
         size += len(head)
     return Packet(parts, size, RaftMsg(epoch, messages, control) if virtual else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_field(epoch: Epoch) -> bytes:
+    """Field 1 of a RaftMsg."""
+    out = bytearray(b"\x0a\x00")
+    if epoch.process_nanos:
+        out.append(0x08)
+        append_varint(out, epoch.process_nanos)
+    if epoch.bench_iter:
+        out.append(0x10)
+        append_varint(out, epoch.bench_iter)
+    out[1] = len(out) - 2
+    return bytes(out)
 
 
 def _header(message: Message) -> bytearray:
@@ -134,38 +142,37 @@ def decode(packet: Packet) -> Iterator[RaftMsg]:
     if packet.virtual is not None:
         yield packet.virtual
         return
-    data = packet.parts[0] if len(packet.parts) == 1 else packet.join()
-    view = memoryview(data)  # type: ignore[arg-type]
-    at, end = 0, len(view)
+    data = packet.join()
+    at, end = 0, len(data)
     epoch = Epoch()
     messages: list[Message] = []
     control = b""
     begun = False
     while at < end:
-        tag, at = read_varint(view, at, end)
-        at, stop = _extent(view, at, end, tag)
-        if tag == 0x0A:
+        tag, at = read_varint(data, at, end)
+        at, stop = _extent(data, at, end, tag)
+        if tag == 0x12:
+            messages.append(_message(data, at, stop))
+        elif tag == 0x0A:
             if begun:
                 yield RaftMsg(epoch, messages, control)
                 messages, control = [], b""
-            epoch, begun = _epoch(view, at, stop), True
-        elif tag == 0x12:
-            messages.append(_message(view, at, stop))
+            epoch, begun = _epoch(data[at:stop]), True
         elif tag == 0x7A:
-            control = bytes(view[at:stop])
+            control = data[at:stop]
         at = stop
     if begun or messages:
         yield RaftMsg(epoch, messages, control)
 
 
-def _extent(view: memoryview, at: int, end: int, tag: int) -> tuple[int, int]:
+def _extent(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     """(begin, end) of the value of a field whose tag stands before `at`."""
     wire = tag & 7
     if wire == 2:
-        length, at = read_varint(view, at, end)
+        length, at = read_varint(data, at, end)
         stop = at + length
     elif wire == 0:
-        stop = read_varint(view, at, end)[1]
+        stop = read_varint(data, at, end)[1]
     elif wire in (1, 5):
         stop = at + (8 if wire == 1 else 4)
     else:
@@ -175,34 +182,44 @@ def _extent(view: memoryview, at: int, end: int, tag: int) -> tuple[int, int]:
     return at, stop
 
 
-def _epoch(view: memoryview, at: int, end: int) -> Epoch:
+@functools.lru_cache(maxsize=64)
+def _epoch(data: bytes) -> Epoch:
+    at, end = 0, len(data)
     nanos = iteration = 0
     while at < end:
-        tag, at = read_varint(view, at, end)
-        begin, stop = _extent(view, at, end, tag)
+        tag, at = read_varint(data, at, end)
+        begin, stop = _extent(data, at, end, tag)
         if tag == 0x08:
-            nanos = read_varint(view, begin, stop)[0]
+            nanos = read_varint(data, begin, stop)[0]
         elif tag == 0x10:
-            iteration = read_varint(view, begin, stop)[0]
+            iteration = read_varint(data, begin, stop)[0]
         at = stop
     return Epoch(nanos, iteration)
 
 
-def _message(view: memoryview, at: int, end: int) -> Message:
+def _message(data: bytes, at: int, end: int) -> Message:
+    if end - at == 0:
+        raise MalformedMessage("an empty message")
     type_ = to = from_ = term = log_term = index = commit = vote = reject_hint = 0
     reject = False
     snapshot: Snapshot | None = None
     context = b""
     entries: list[EntryBatch] = []
     while at < end:
-        tag = view[at]
+        tag = data[at]
         if tag == 0x3A:
-            found, at = EntryBatch.decode(view, at, end)
+            found, at = EntryBatch.decode(data, at, end)
             entries = entries + found if entries else found
             continue
-        tag, at = read_varint(view, at, end)
+        at += 1
+        if tag > 0x7F:
+            tag, at = read_varint(data, at - 1, end)
         if tag & 7 == 0:
-            value, at = read_varint(view, at, end)
+            if at < end and data[at] < 0x80:  # most are small: no call
+                value = data[at]
+                at += 1
+            else:
+                value, at = read_varint(data, at, end)
             if tag == 0x30:
                 index = value
             elif tag == 0x20:
@@ -224,13 +241,13 @@ def _message(view: memoryview, at: int, end: int) -> Message:
             elif tag == 0x68:
                 vote = value
             continue
-        begin, at = _extent(view, at, end, tag)
+        begin, at = _extent(data, at, end, tag)
         if tag == 0x4A:
-            snapshot = Snapshot.decode(bytes(view[begin:at]))
+            snapshot = Snapshot.decode(data[begin:at])
             if not snapshot.metadata.index:  # gogoproto writes the empty snapshot of every message
                 snapshot = None
         elif tag == 0x62:
-            context = bytes(view[begin:at])
+            context = data[begin:at]
     type = _TYPES.get(type_)
     if type is None:
         raise MalformedMessage(f"unknown message type {type_}")

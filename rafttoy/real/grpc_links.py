@@ -7,14 +7,17 @@ one: concatenated RaftMsgs are RaftMsgs.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import; a peer that goes away is news for Raft, not for the terminal
 
-from rafttoy.errors import RunError
-from rafttoy.ports import Packet
-from rafttoy.wire import MESSAGE_LIMIT_BYTES, SERVICE
+import grpc  # noqa: E402
+
+from rafttoy.errors import RunError  # noqa: E402
+from rafttoy.ports import Packet  # noqa: E402
+from rafttoy.wire import MESSAGE_LIMIT_BYTES, SERVICE  # noqa: E402
 
 __all__ = ["GrpcLinks"]
 
@@ -103,9 +106,7 @@ class GrpcStream:
         self.queued_bytes += packet.size
         self.sent += 1
         self.sent_bytes += packet.size
-        if self._wake is not None:
-            self._wake.set_result(None)
-            self._wake = None
+        self._poke()
 
     async def _run(self) -> None:
         attempt = 0
@@ -146,9 +147,9 @@ class GrpcStream:
             await asyncio.gather(ended, return_exceptions=True)
 
     def _poke(self) -> None:
-        if self._wake is not None:
-            self._wake.set_result(None)
-            self._wake = None
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
     def _take(self) -> bytes:
         outbox = self._outbox
