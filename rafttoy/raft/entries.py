@@ -36,6 +36,10 @@ class EntryType(IntEnum):
 
 _TYPES = tuple(EntryType)
 _VECTOR_FROM = 12  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
+_SHIFTS = [np.uint64(i) for i in range(8)]
+_SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
+_CONTINUED = [np.uint64(sum(0x80 << 8 * i for i in range(width - 1))) for width in range(9)]
 
 
 def varint_size(value: int) -> int:
@@ -152,7 +156,7 @@ class EntryBatch:
             if isinstance(payloads.data, Sized):
                 size = entry_sizes(term, first, stride)[1] * count
                 return EntryBatch(first, term, type, count, Sized(size), size, payloads.nbytes)
-            if count >= _VECTOR_FROM:
+            if count >= _VECTOR_FROM and first < _VECTOR_TO:
                 frames = _encode_uniform(first, term, type, payloads)
                 return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
         lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
@@ -327,11 +331,13 @@ def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) 
 
 
 def _index_varints(first: int, count: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """(count, width): the varints of first, first + 1, … (all of one width)."""
-    indexes = np.arange(first, first + count, dtype=np.uint64)[:, None]
-    septets = (indexes >> np.arange(0, 7 * width, 7, dtype=np.uint64)).astype(np.uint8) & np.uint8(0x7F)
-    septets[:, :-1] |= np.uint8(0x80)
-    return septets
+    """(count, width): the varints of first, first + 1, … (all of one width, at most 8)."""
+    indexes = np.arange(first, first + count, dtype="<u8")
+    varints = indexes & _SEPTETS[0]
+    for i in range(1, width):  # the i-th septet moves i bits up, into its own byte
+        varints |= (indexes << _SHIFTS[i]) & _SEPTETS[i]
+    varints |= _CONTINUED[width]
+    return varints.view(np.uint8).reshape(count, 8)[:, :width]
 
 
 def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int, bool]:
@@ -402,7 +408,7 @@ def _count_uniform(view: memoryview, at: int, end: int, size: int, term: int, in
     width = varint_size(index)
     if len(head) + length != size:
         return 1
-    if most < _VECTOR_FROM:
+    if most < _VECTOR_FROM or index >= _VECTOR_TO:
         count = 1
         while count < most:
             start = at + count * size

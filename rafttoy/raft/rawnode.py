@@ -240,15 +240,15 @@ class RawNode:
         log = r.log
         unstable, hard = log.unstable, self._prev_hard
         return (
-            (bool(unstable.batches) and unstable.has_next_entries)
-            or log.committed != hard.commit
-            or log.has_next_committed(not self._async)
+            log.committed != hard.commit
+            or (unstable.batches and unstable.in_progress <= unstable.batches[-1].last)
+            or (log.applying < log.committed and log.has_next_committed(not self._async))
             or r.term != hard.term
             or r.vote != hard.vote
             or r.role is not self._role
             or r.lead != self._lead
-            or bool(r.read_states)
-            or unstable.next_snapshot is not None
+            or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
+            or len(r.read_states) > 0
         )
 
     def ready(self) -> Ready:
@@ -266,7 +266,7 @@ class RawNode:
             rd.hard_state = self._prev_hard = HardState(r.term, r.vote, log.committed)
         rd.must_sync = bool(entries) or r.term != before.term or r.vote != before.vote
         rd.snapshot = unstable.next_snapshot
-        rd.committed_entries = committed = log.next_committed(not self._async)
+        rd.committed_entries = committed = log.next_committed(not self._async) if log.applying < log.committed else []
         if r.read_states:
             rd.read_states, r.read_states = r.read_states, []
 

@@ -48,15 +48,10 @@ class Unstable:
 
     def next_entries(self) -> list[EntryBatch]:
         """Those not yet being written."""
-        if not self.batches:
-            return []
-        if self.in_progress == self.offset:
-            return self.batches.copy()
-        return cut(self.batches, self.in_progress, self.end)
-
-    @property
-    def has_next_entries(self) -> bool:
-        return bool(self.batches) and self.in_progress <= self.batches[-1].last
+        batches = self.batches
+        if not batches or self.in_progress == self.offset:
+            return batches.copy()
+        return cut(batches, self.in_progress, batches[-1].last + 1)
 
     @property
     def next_snapshot(self) -> Snapshot | None:
