@@ -312,12 +312,16 @@ class Member:
             record.clear()
         self.metrics.clear()
         self._usage0 = self.ports.cpu.usage()
-        self._counters0 = dict(self.storage.counters) if self.storage is not None else {}
+        self._counters0 = self._counters()
+
+    def _counters(self) -> dict[str, int]:
+        storage = self.storage.counters() if self.storage is not None else {}
+        return {**storage, **self.ports.links.counters(), **self.ports.files.counters()}
 
     async def report(self, *, digests: bool, samples: bool) -> PeerReport:
         loop_ns, total_ns = self.ports.cpu.usage()
         peer, storage = self.peer, self.storage
-        counters = dict(storage.counters) if storage is not None else {}
+        counters = self._counters()
         stages = {
             name: StageTotals(
                 record.count, record.entries, record.nbytes, record.total_cpu_ns(), record.samples.tolist() if samples else []

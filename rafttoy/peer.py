@@ -17,7 +17,7 @@ from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
 from rafttoy.ports import Packet, Ports, Sized, Task
 from rafttoy.proposal import Client, ProposalBuffer, Tracker, join_payloads
-from rafttoy.raft import ConfChange, ConfChangeV2, Config, HardState, Message, MessageType, ProposalDropped, RawNode, Ready, StateRole
+from rafttoy.raft import ConfChange, ConfChangeV2, Config, HardState, Message, MessageType, ProposalDropped, RawNode, Ready, Snapshot, StateRole
 from rafttoy.raft.entries import EntryBatch, EntryType
 from rafttoy.storage import Recovered, Storage
 from rafttoy.sync import Signal
@@ -30,6 +30,10 @@ _APP_RESP = MessageType.APP_RESP
 _NORMAL = EntryType.NORMAL
 _FLUSH_BYTES = 4096
 """Entries of so many bytes leave at once; less waits for what follows before the peer waits for anything (one write, one wake-up)."""
+
+
+_FAR_BEHIND = 8
+"""A leader keeps this many times the log that it keeps otherwise, for a member that is behind."""
 
 
 class AckOn(Enum):
@@ -55,7 +59,7 @@ class RaftOptions(msgspec.Struct, frozen=True):
     heartbeat_ticks: int = 1
     max_inflight_messages: int = 4096
     max_message_bytes: int = 8 << 20
-    keep_log_bytes: int = 64 << 20
+    keep_log_bytes: int = 16 << 20
 
 
 def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
@@ -218,6 +222,7 @@ class Peer:
                     node.step(message)
             if self._ticks or self._campaign or self._unreachable:
                 self._housekeep()
+                await self._compact()
             if self.proposals.waiting:
                 await self._propose()
             if node.has_ready():
@@ -235,15 +240,27 @@ class Peer:
 
     async def save(self, rd: Ready) -> None:
         """The log and the hard state are durable once it returns, where the core asked for that."""
+        if rd.snapshot is not None:
+            await self.install(rd.snapshot, rd.hard_state)
         if rd.entries or rd.hard_state is not None:
             await self._save(rd.entries, rd.hard_state, rd.must_sync)
 
     async def save_messages(self, appends: Sequence[Message]) -> None:
         """The same for STORAGE_APPEND messages whose entries follow one another, in one write."""
+        for message in appends:
+            if message.snapshot is not None:
+                await self.install(message.snapshot, HardState(message.term, message.vote, message.commit))
         entries = [batch for message in appends for batch in message.entries]
         states = [HardState(m.term, m.vote, m.commit) for m in appends if m.term or m.vote or m.commit]
         if entries or states:
             await self._save(entries, states[-1] if states else None, any(message.responses for message in appends))
+
+    async def install(self, snapshot: Snapshot, hard_state: HardState | None) -> None:
+        """A snapshot that the leader sent takes the place of log and engine."""
+        await self.storage.install_snapshot(snapshot, hard_state)
+        self.applied = snapshot.metadata.index
+        if self.digest is not None:
+            self.digest = None  # what came before is not known entry by entry
 
     async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool) -> None:
         if must_sync and self.storage.durable:
@@ -304,7 +321,7 @@ class Peer:
             if batch.type is not _NORMAL:
                 await self._apply_data(data)
                 data = []
-                self._apply_conf_change(batch)
+                await self._apply_conf_change(batch)
             elif batch.payload_bytes:
                 data.append(batch)
         await self._apply_data(data)
@@ -393,6 +410,21 @@ class Peer:
             self._campaign = False
             node.campaign()
 
+    async def _compact(self) -> None:
+        """Old entries go by size (not those that a member still needs, unless it is so far behind that a snapshot is cheaper)."""
+        keep = self._options.keep_log_bytes
+        if self.digest is not None or not (index := self.storage.compactable(keep)):
+            return
+        if self.is_leader:
+            needed = min(progress.match for _, progress in self.node.progresses())
+            if needed < index:
+                far_behind = self.storage.compactable(_FAR_BEHIND * keep)
+                index = max(needed, far_behind)
+                if index > needed:
+                    await self.storage.create_snapshot()
+        if index:
+            await self.storage.compact(index)
+
     async def _propose(self) -> None:
         mark = self._proposing.start()
         waiting = self.proposals.drain()
@@ -417,10 +449,10 @@ class Peer:
                 await self.flush()
             await self.storage.apply(batches)
 
-    def _apply_conf_change(self, batch: EntryBatch) -> None:
-        for data in batch.payloads():
+    async def _apply_conf_change(self, batch: EntryBatch) -> None:
+        for index, data in enumerate(batch.payloads(), batch.first):
             change = ConfChange.decode(data) if batch.type is EntryType.CONF_CHANGE else ConfChangeV2.decode(data)
-            self.node.apply_conf_change(change)
+            await self.storage.set_conf_state(self.node.apply_conf_change(change), index)
 
     async def _resident(self, message: Message) -> Message:
         if all(batch.frames is not None for batch in message.entries):

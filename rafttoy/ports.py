@@ -191,6 +191,9 @@ class Files(Protocol):
 
     async def sync_directory(self, directory: str = "") -> None: ...
 
+    def counters(self) -> dict[str, int]:
+        """So far: `disk_busy_ns` (time in writes and syncs), `disk_cpu_ns` (CPU time of disk threads)."""
+
     async def lock(self) -> None:
         """Takes the directory for this peer until `close` or the process ends. StorageError naming the holder otherwise."""
 
@@ -282,6 +285,9 @@ class Links(Protocol):
         stream to that peer was lost or could not be made. RunError when the address is taken."""
 
     def stream(self, to: int) -> Stream: ...
+
+    def counters(self) -> dict[str, int]:
+        """So far: `packets_sent`, `bytes_sent`, `packets_received`, `bytes_received` (a packet is one write, one frame)."""
 
     async def close(self) -> None: ...
 

@@ -41,6 +41,7 @@ class GrpcLinks:
         self._log = log
         self._server: Any = None
         self._streams: dict[int, GrpcStream] = {}
+        self._received = self._received_bytes = 0
         self._on_packet: Callable[[Packet], None] = lambda packet: None
         self._on_loss: Callable[[int], None] = lambda peer: None
 
@@ -68,6 +69,8 @@ class GrpcLinks:
 
         on_packet = self._on_packet
         async for data in messages:
+            self._received += 1
+            self._received_bytes += len(data)
             on_packet(Packet((data,), len(data), reject=reject))
             if garbage:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, garbage[0])
@@ -78,6 +81,15 @@ class GrpcLinks:
         if to not in self._streams:
             self._streams[to] = GrpcStream(self._addresses[to - 1], lambda: self._on_loss(to))
         return self._streams[to]
+
+    def counters(self) -> dict[str, int]:
+        streams = self._streams.values()
+        return {
+            "packets_sent": sum(stream.sent for stream in streams),
+            "bytes_sent": sum(stream.sent_bytes for stream in streams),
+            "packets_received": self._received,
+            "bytes_received": self._received_bytes,
+        }
 
     async def close(self) -> None:
         for stream in self._streams.values():
@@ -104,8 +116,6 @@ class GrpcStream:
             return
         self._outbox.append(packet)
         self.queued_bytes += packet.size
-        self.sent += 1
-        self.sent_bytes += packet.size
         self._poke()
 
     async def _run(self) -> None:
@@ -163,7 +173,10 @@ class GrpcStream:
                 size += packet.size
                 count += 1
             packets, self._outbox = outbox[:count], outbox[count:]
-        self.queued_bytes -= sum(packet.size for packet in packets)
+        size = sum(packet.size for packet in packets)
+        self.queued_bytes -= size
+        self.sent += 1
+        self.sent_bytes += size
         return b"".join([part for packet in packets for part in packet.parts])  # type: ignore[misc]
 
     async def close(self) -> None:

@@ -26,6 +26,9 @@ class MemoryLinks:
     def stream(self, to: int) -> MemoryStream:
         return MemoryStream(self._network, to)
 
+    def counters(self) -> dict[str, int]:
+        return {}
+
     async def close(self) -> None:
         self._network.listeners.pop(self._id, None)
 

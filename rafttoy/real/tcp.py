@@ -31,6 +31,7 @@ class TcpLinks:
         self._streams: dict[int, TcpStream] = {}
         self._server: asyncio.Server | None = None
         self._readers: dict[FrameReader, None] = {}
+        self._received = self._received_bytes = 0
         self._on_packet: Callable[[Packet], None] = lambda packet: None
         self._on_loss: Callable[[int], None] = lambda peer: None
 
@@ -49,6 +50,8 @@ class TcpLinks:
         return reader
 
     def _frame(self, frame: bytes, reader: FrameReader) -> None:
+        self._received += 1
+        self._received_bytes += len(frame)
         self._on_packet(Packet((frame,), len(frame), reject=reader.drop))
 
     def _garbage(self, reason: str) -> None:
@@ -58,6 +61,15 @@ class TcpLinks:
         if to not in self._streams:
             self._streams[to] = TcpStream(self._addresses[to - 1], lambda: self._on_loss(to))
         return self._streams[to]
+
+    def counters(self) -> dict[str, int]:
+        streams = self._streams.values()
+        return {
+            "packets_sent": sum(stream.sent for stream in streams),
+            "bytes_sent": sum(stream.sent_bytes for stream in streams),
+            "packets_received": self._received,
+            "bytes_received": self._received_bytes,
+        }
 
     async def close(self) -> None:
         for stream in self._streams.values():

@@ -28,6 +28,8 @@ class SimLinks:
         self.loop = loop
         self.on_packet: Callable[[Packet], None] | None = None
         self._streams: dict[int, SimStream] = {}
+        self.received = 0
+        self.received_bytes = 0
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
         self.on_packet = on_packet
@@ -37,6 +39,15 @@ class SimLinks:
         if to not in self._streams:
             self._streams[to] = SimStream(self, to)
         return self._streams[to]
+
+    def counters(self) -> dict[str, int]:
+        streams = self._streams.values()
+        return {
+            "packets_sent": sum(stream.sent for stream in streams),
+            "bytes_sent": sum(stream.sent_bytes for stream in streams),
+            "packets_received": self.received,
+            "bytes_received": self.received_bytes,
+        }
 
     async def close(self) -> None:
         self.network.listeners.pop(self.id, None)
@@ -83,4 +94,6 @@ class SimStream:
         if background_ns:
             receiver.loop.charge_background(background_ns)
         receiver.loop.charge(costs.receive.cost_ns(1, packet.size))
+        receiver.received += 1
+        receiver.received_bytes += packet.size
         receiver.on_packet(packet)
