@@ -71,14 +71,24 @@ def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Mess
     return appends, others
 
 
-def _without_stale_responses(messages: Sequence[Message]) -> list[Message]:
-    """Of appends that were accepted one after another, the last answer says it all (an index covers all before it); that it may
-    overtake other answers is no news to Raft. The original's `compressMsg` does the same."""
-    last = None
-    for message in messages:
-        if message.type is _APP_RESP and not message.reject and (last is None or (message.term, message.index) >= (last.term, last.index)):
-            last = message
-    return [message for message in messages if message.type is not _APP_RESP or message.reject or message is last]
+def _without_stale(messages: Sequence[Message]) -> list[Message]:
+    """Of messages that travel together, those that a later one does not say as well: an append without entries before another one of
+    no lower commit index, and answers to appends that were accepted before another (an index covers all below it; the original's
+    `compressMsg`). To Raft both are messages that were lost."""
+    kept: list[Message] = []
+    append = response = None
+    for message in reversed(messages):
+        if message.type is _APP:
+            if append is not None and not message.entries and message.term == append.term and message.commit <= append.commit:
+                continue
+            append = message
+        elif message.type is _APP_RESP and not message.reject:
+            if response is not None and message.term == response.term and message.index <= response.index:
+                continue
+            response = message
+        kept.append(message)
+    kept.reverse()
+    return kept
 
 
 class LogDigest:
@@ -300,7 +310,7 @@ class Peer:
         nbytes = 0
         for destination, messages in outbox.items():
             if len(messages) > 1:
-                messages = _without_stale_responses(messages)
+                messages = _without_stale(messages)
             packet = encode(self.epoch, messages, by_reference=self._by_reference)
             nbytes += packet.size
             self._links.stream(destination).send(packet)
