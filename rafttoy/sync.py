@@ -37,8 +37,12 @@ class Signal:
             self._set = False
             return
         assert self._waiter is None or self._waiter.done(), "one task waits on a signal"
-        self._waiter = self._tasks.future()
-        await self._waiter
+        waiter = self._waiter = self._tasks.future()
+        try:
+            await waiter
+        finally:
+            if self._waiter is waiter:  # cancelled: what is set now is for the next one
+                self._waiter = None
 
 
 class Mailbox(Generic[T]):

@@ -11,11 +11,12 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import simpy
+from simpy.events import Interruption
 
 from rafttoy.observe import StageRecord
 from rafttoy.sim.model import Linear, Model
 
-__all__ = ["Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks"]
+__all__ = ["Cancelled", "Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks"]
 
 
 class SimHost:
@@ -122,15 +123,27 @@ class SimClock:
         await Timer(self._loop, max(0, duration_ns))
 
 
+class Cancelled(BaseException):
+    """Ends a task. No `Exception`, as asyncio's is none: a task cannot take it for an error."""
+
+
+class _Cancellation(Interruption):
+    def __init__(self, process: simpy.Process) -> None:
+        super().__init__(process, None)
+        self._value = Cancelled()
+
+
 class SimTask:
-    __slots__ = ("_process",)
+    __slots__ = ("_cancelled", "_process")
 
     def __init__(self, process: simpy.Process) -> None:
         self._process = process
+        self._cancelled = False
 
     def cancel(self) -> None:
-        if self._process.is_alive and self._process is not self._process.env.active_process:
-            self._process.interrupt("cancelled")
+        if not self._cancelled and self._process.is_alive and self._process is not self._process.env.active_process:
+            self._cancelled = True
+            _Cancellation(self._process)
 
     def done(self) -> bool:
         return not self._process.is_alive
@@ -152,7 +165,7 @@ class SimTasks:
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             await coroutine
-        except simpy.Interrupt:
+        except Cancelled:
             pass
         except Exception as error:
             if self._failed is None:
