@@ -159,7 +159,7 @@ class SimTasks:
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> SimTask:
         task = SimTask(self._env.process(self._run(coroutine)))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
         self._live[task] = None
-        task._process.callbacks.append(lambda _: self._live.pop(task, None))  # type: ignore[union-attr]
+        task._process.callbacks.append(lambda _: self._live.pop(task, None))
         return task
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
