@@ -1,13 +1,18 @@
-"""Where model files are: those that are shipped, by name, and those of the user, by path."""
+"""Model files: where those that are shipped and those of the user are, and how one is written."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomlkit
 
 from rafttoy.errors import ConfigError, unknown
+from rafttoy.sim.model import Model
 
-__all__ = ["DEFAULT_MODEL", "find_model", "shipped_models"]
+__all__ = ["DEFAULT_MODEL", "dump_model", "find_model", "shipped_models"]
 
 DEFAULT_MODEL = "default"
 
@@ -37,3 +42,39 @@ def find_model(name_or_path: str) -> Path:
     if name_or_path not in shipped:
         raise unknown("--model", name_or_path, shipped)
     return shipped[name_or_path]
+
+
+_COMMENTS = {
+    "hardware": "What the machine costs.",
+    "hardware.disk": "sync_us: evenly spaced quantiles of a 4 KiB synced write, alone. concurrency: factor with 1, 2, 3 … at once.",
+    "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop. background: core time beside the loops, each side.",
+    "software": "What the code costs: fixed_us + entry_us * entries + byte_ns * bytes / 1000, in microseconds, an execution.",
+}
+
+
+def dump_model(model: Model) -> str:
+    """The model as a commented TOML file, which `load_model` reads back."""
+    document = tomlkit.document()
+    _fill(document, msgspec.to_builtins(model), "")
+    return tomlkit.dumps(document)
+
+
+def _fill(table: Any, content: dict[str, Any], path: str) -> None:
+    """Plain values first, small tables in line, larger ones under headings of their own."""
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            table[key] = value
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            continue
+        if value and not any(isinstance(inner, dict | list) for inner in value.values()) and path:
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            table[key] = inline
+            continue
+        name = f"{path}.{key}".lstrip(".")
+        inner_table = tomlkit.table()
+        if name in _COMMENTS:
+            inner_table.comment(_COMMENTS[name])
+        _fill(inner_table, value, name)
+        table[key] = inner_table
