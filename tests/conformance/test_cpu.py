@@ -1,0 +1,216 @@
+"""The contract of a peer's processor, in each world; what the simulated one charges, and what the real one samples."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+import simpy
+
+from rafttoy.real.runtime import RealCpu
+from rafttoy.sim.model import Disk, Hardware, Linear, Meta, Model, Software
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from tests.conformance.cpu import Run, Scenario, burn, check_cpu
+from tests.conformance.test_clock_tasks import drive
+
+US = 1000
+
+
+def make_model(cores: int = 2, **stages: Linear) -> Model:
+    disk = Disk(sync_us=[100.0, 200.0], byte_ns=1.0, write_us=1.0, handoff_us=1.0)
+    return Model(Meta("test"), Hardware(cores, disk, {}), Software(stages, {}))
+
+
+def run_real(scenario: Scenario) -> None:
+    async def main() -> None:
+        await scenario(RealCpu())
+
+    asyncio.run(main())
+
+
+def run_in_sim(scenario: Scenario) -> None:
+    loop = Loop(SimHost(simpy.Environment(initial_time=0), cores=2))
+    drive(loop, scenario(SimCpu(loop, make_model(work=Linear(fixed_us=10.0)))))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("run", [run_real, run_in_sim], ids=["real", "sim"])
+def test_cpu(run: Run) -> None:
+    check_cpu(run)
+
+
+# --- the simulated one ---
+
+
+class Host:
+    """Peers on one simulated host; `run` gives each its coroutine and says when all have ended."""
+
+    def __init__(self, cores: int, **stages: Linear) -> None:
+        self.env = simpy.Environment(initial_time=0)
+        self.host = SimHost(self.env, cores)
+        self.model = make_model(cores, **stages)
+
+    def peer(self) -> tuple[Loop, SimCpu, SimTasks]:
+        loop = Loop(self.host)
+        return loop, SimCpu(loop, self.model), SimTasks(loop)
+
+    def run(self, *mains: Coroutine[Any, Any, None]) -> int:
+        ended = simpy.AllOf(self.env, [self.env.process(main) for main in mains])  # type: ignore[arg-type]
+        self.env.run(until=ended)
+        return int(self.env.now)
+
+
+def test_a_stage_costs_what_the_model_says() -> None:
+    host = Host(1, work=Linear(fixed_us=2.5, entry_us=0.5, byte_ns=3.0))
+    loop, cpu, _ = host.peer()
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        await stage.done(stage.start(), 10, 100)
+
+    assert host.run(main()) == 2500 + 5000 + 300
+    assert loop.busy_ns == host.host.busy_ns == cpu.records["work"].total_cpu_ns() == 7800
+    assert cpu.usage() == (7800, 7800)
+
+
+def test_a_stage_that_the_model_does_not_know_costs_nothing_and_is_told() -> None:
+    host = Host(1, work=Linear(fixed_us=1.0))
+    _, cpu, _ = host.peer()
+
+    async def main() -> None:
+        for name in ("work", "unheard of"):
+            stage = cpu.stage(name)
+            await stage.done(stage.start(), 10, 100)
+
+    assert host.run(main()) == 1000
+    assert cpu.unknown() == ["unheard of"]
+
+
+def test_two_charges_on_one_loop_add_up() -> None:
+    """The loop is serial: a second core is of no use to it."""
+    host = Host(2, work=Linear(fixed_us=10.0))
+    loop, cpu, _ = host.peer()
+    ends = []
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        await stage.done(stage.start())
+        ends.append(host.env.now)
+
+    assert host.run(main(), main()) == 20 * US
+    assert ends == [20 * US, 20 * US]  # a task goes on once its loop is free
+    assert loop.busy_ns == 20 * US
+
+
+@pytest.mark.parametrize(("peers", "cores", "took_us"), [(2, 2, 10), (2, 1, 20), (3, 2, 20), (5, 2, 30), (3, 8, 10)])
+def test_loops_share_the_cores_of_their_host(peers: int, cores: int, took_us: int) -> None:
+    host = Host(cores, work=Linear(fixed_us=10.0))
+    mains = []
+    for _ in range(peers):
+        _, cpu, _ = host.peer()
+
+        async def main(cpu: SimCpu = cpu) -> None:
+            stage = cpu.stage("work")
+            await stage.done(stage.start())
+
+        mains.append(main())
+    assert host.run(*mains) == took_us * US
+    assert host.host.busy_ns == peers * 10 * US
+
+
+def test_no_work_is_lost_or_done_twice_whatever_the_order() -> None:
+    """Cores are never busier than the time allows, and all that was charged is done."""
+    rng = np.random.default_rng(5)
+    host = Host(3, work=Linear(entry_us=1.0))
+    mains, loops = [], []
+    for _ in range(7):
+        loop, cpu, _ = host.peer()
+        loops.append(loop)
+
+        async def main(loop: Loop = loop, cpu: SimCpu = cpu, costs: list[int] = rng.integers(1, 50, 40).tolist()) -> None:  # noqa: B008
+            stage, clock = cpu.stage("work"), SimClock(loop)
+            for cost in costs:
+                await stage.done(stage.start(), cost)
+                await clock.sleep_ns(cost * 300)
+
+        mains.append(main())
+    end_ns = host.run(*mains)
+    assert host.host.busy_ns == sum(loop.busy_ns for loop in loops)
+    assert max(loop.busy_ns for loop in loops) <= end_ns
+    assert host.host.busy_ns <= 3 * end_ns
+    assert max(host.host.free_at_ns) <= end_ns
+
+
+def test_a_woken_task_waits_for_its_loop() -> None:
+    """What is woken while the loop works finds everything that came meanwhile, as one batch."""
+    host = Host(2, work=Linear(fixed_us=50.0))
+    loop, cpu, tasks = host.peer()
+    future = tasks.future()
+    woken: list[int] = []
+
+    async def waiter() -> None:
+        await future
+        woken.append(int(host.env.now))
+
+    async def sleeper() -> None:
+        await SimClock(loop).sleep_ns(10 * US)
+        woken.append(int(host.env.now))
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        future.set_result(None)
+        await stage.done(stage.start())
+
+    host.run(waiter(), sleeper(), main())
+    assert woken == [50 * US, 50 * US]
+
+
+def test_background_work_takes_a_core_but_not_the_loop() -> None:
+    host = Host(1, work=Linear(fixed_us=10.0))
+    loop, cpu, _ = host.peer()
+
+    async def main() -> None:
+        assert loop.charge_background(30 * US) == 30 * US
+        stage = cpu.stage("work")
+        await stage.done(stage.start())
+
+    assert host.run(main()) == 40 * US  # one core: the loop's work stands behind it
+    assert cpu.usage() == (10 * US, 40 * US)
+
+
+# --- the real one ---
+
+
+def test_all_first_executions_are_clocked_then_one_in_eight() -> None:
+    cpu = RealCpu()
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        for i in range(64 + 800):
+            mark = stage.start()
+            await stage.done(mark, i, 1)
+
+    asyncio.run(main())
+    record = cpu.records["work"]
+    assert (record.count, record.measured) == (864, 64 + 100)
+    rows = np.frombuffer(record.samples, dtype=np.int64).reshape(-1, 3)
+    assert rows[:, 0].tolist() == [*range(64), *range(64, 864, 8)]
+    assert rows[:, 2].sum() == record.cpu_ns
+
+
+def test_what_is_not_clocked_is_reckoned_from_what_is() -> None:
+    cpu = RealCpu()
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        for _ in range(64 + 8):
+            mark = stage.start()
+            burn()
+            await stage.done(mark)
+
+    asyncio.run(main())
+    record = cpu.records["work"]
+    assert record.measured == 65
+    assert record.total_cpu_ns() == record.cpu_ns * 72 // 65
