@@ -30,6 +30,7 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> 
     cluster = make_cluster(id, peers, {cell.transport for cell in request.cells})
     if cluster is not None:
         request = on_cluster(request, cluster)
+    note(f"seed {request.plan.seed}")
     with Rows(request.output, ["real"], request.cells, metrics=request.metrics) as rows, progress("measuring") as moving:
         run_grid(
             "real",

@@ -35,14 +35,14 @@ def command(request: Request, model: str | None, max_error: float | None) -> Non
     resource that binds. -o json, csv and gobench print the rows of both worlds; the predicted ones have `error_pct`.
     """
     cells, plan = request.cells, request.plan
+    charged = load_model(find_model(model)) if model is not None else None
     real: list[Result] = []
     sim: list[Result] = []
+    note(f"seed {plan.seed}")
     try:
-        if model is None:
+        if charged is None:
             with progress("calibrating") as moving:
-                charged = quick_calibration(cells, plan, moving)
-        else:
-            charged = load_model(find_model(model))
+                charged = quick_calibration(cells, plan, moving, request.data_dir)
         with progress("measuring") as moving:
             run_grid(
                 "real",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -30,8 +31,12 @@ def note(text: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, width=None if terminal else _WIDE, highlight=False).print(table)
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(table)
+        return
+    kept = io.StringIO()
+    Console(file=kept, width=_WIDE, highlight=False, no_color=True).print(table)
+    click.echo("\n".join(line.rstrip() for line in kept.getvalue().splitlines()))
 
 
 def print_metrics(results: Sequence[Result]) -> None:

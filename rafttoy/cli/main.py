@@ -84,8 +84,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(_describe(error), ConfigError.exit_status)
     except RafttoyError as error:
         return _fail(str(error), error.exit_status)
-    except BrokenPipeError:
-        raise
+    except SystemExit:  # click's answer to a closed pipe, and to nothing else
+        raise BrokenPipeError from None
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         return _fail(f"{named}{error.strerror or error}", RafttoyError.exit_status)

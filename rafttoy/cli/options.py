@@ -13,7 +13,6 @@ import msgspec
 
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.cli.config import rank, read_config, set_by_user
-from rafttoy.cli.console import note
 from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, Commas
 from rafttoy.experiment import Cluster, validate
 
@@ -182,9 +181,7 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def with_request(**flags: Any) -> None:
         shared = {name: flags.pop(name) for name in _RUN_NAMES}
-        request = make_request(click.get_current_context(), shared)
-        note(f"seed {request.plan.seed}")
-        function(request=request, **flags)
+        function(request=make_request(click.get_current_context(), shared), **flags)
 
     wrapped = with_request
     for add in reversed(_RUN):

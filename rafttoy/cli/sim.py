@@ -27,6 +27,7 @@ def command(request: Request, model: str) -> None:
     the last digit. Cells are those of `bench`: the grid is the product of the lists.
     """
     charged = load_model(find_model(model))
+    note(f"seed {request.plan.seed}")
     with Rows(request.output, ["sim"], request.cells, metrics=request.metrics) as rows, progress("simulating") as moving:
         run_grid(
             "sim",

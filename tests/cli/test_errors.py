@@ -219,8 +219,9 @@ def test_a_bug_of_ours_shows_its_traceback_and_is_not_a_failed_threshold(rafttoy
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run([sys.executable, "-m", "rafttoy", "list"], stdout=write, stderr=subprocess.PIPE, check=False)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (141, b"")
+    for arguments in (["list"], ["--help"], ["list", "-o", "json"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, "-m", "rafttoy", *arguments], stdout=write, stderr=subprocess.PIPE, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, b"")
