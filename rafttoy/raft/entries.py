@@ -198,6 +198,10 @@ class EntryBatch:
         )
         return EntryBatch(self.first + a, self.term, self.type, b - a, frames, stop - start, payload_bytes, ends)
 
+    def with_frames(self, frames: Buffer | None) -> EntryBatch:
+        """The same entries, with other bytes at hand (an evicted batch that was read back) or none (one that is evicted)."""
+        return EntryBatch(self.first, self.term, self.type, self.count, frames, self.size, self.payload_bytes, self.ends)
+
     def offset(self, i: int) -> int:
         """Where the frame of the i-th entry begins; for i == count, where the last one ends."""
         if self.ends is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rafttoy.observe import StageRecord
 
-__all__ = ["RealClock", "RealCpu", "RealTasks"]
+__all__ = ["RealClock", "RealCpu", "RealStage", "RealTasks"]
 
 _ALWAYS = 64  # executions of a stage that are all clocked
 _EVERY = 8  # later, one of so many: a thread clock costs 0.7 µs

@@ -1,0 +1,282 @@
+"""Key-value stores of the real world: LevelDB (plyvel) and dict; RocksDB (rocksdict) is an extra.
+
+A synced write waits for the disk on the store's own thread, where both libraries let other threads run; an unsynced one is work of
+microseconds and is done where it is asked for, unless it is large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import starmap
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rafttoy.errors import ConfigError, StorageError
+from rafttoy.ports import Buffer, KvStore, WriteBatch
+from rafttoy.real.files import DiskThread
+from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
+
+__all__ = ["KINDS", "RealKvStores"]
+
+T = TypeVar("T")
+
+_INLINE_BYTES = 32 << 10
+"""Up to here an unsynced write is done on the loop: a hand-off costs as much as inserting a hundred keys."""
+
+_WRITE_BUFFER_BYTES = 64 << 20
+_CACHE_BYTES = 8 << 20
+
+
+class Native(Protocol):
+    """A blocking store behind `_Threaded`."""
+
+    def fill(self, batch: _Batch, sync: bool) -> Any:
+        """The library's own batch, with these operations."""
+
+    def write(self, native: Any, sync: bool) -> None: ...
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]: ...
+
+    def close(self) -> None: ...
+
+
+Pairs = Iterable[tuple[bytes, bytes]]
+
+
+class _Batch:
+    """Operations and their totals. They reach the native batch when it is written: LevelDB must know when a batch is *made* whether
+    it will be synced, and what many operations cost then counts as the store's, wherever it is spent."""
+
+    __slots__ = ("_many", "_single", "count", "nbytes")
+
+    def __init__(self) -> None:
+        self._single: list[tuple[bytes, Any]] = []
+        self._many: list[tuple[int, Pairs]] = []  # (how many single operations go before, pairs)
+        self.count = self.nbytes = 0
+
+    def put(self, key: bytes, value: Buffer) -> None:
+        self._single.append((key, value))
+        self.count += 1
+        self.nbytes += len(key) + len(value)
+
+    def put_many(self, pairs: Pairs | None, count: int, nbytes: int) -> None:
+        assert pairs is not None, "the real world moves bytes"
+        self._many.append((len(self._single), pairs))
+        self.count += count
+        self.nbytes += nbytes
+
+    def delete(self, key: bytes) -> None:
+        self._single.append((key, None))
+        self.count += 1
+        self.nbytes += len(key)
+
+    def drain(self, put: Callable[[bytes, Any], Any], delete: Callable[[bytes], Any]) -> None:
+        """Hands every operation over, in order."""
+        at = 0
+        for before, pairs in self._many:
+            _each(self._single[at:before], put, delete)
+            at = before
+            deque(starmap(put, pairs), maxlen=0)  # the loop runs in C
+        _each(self._single[at:], put, delete)
+
+    def update(self, content: dict[bytes, bytes]) -> None:
+        """The same to a dict."""
+        if len(self._many) == 1 and not self._single:
+            content.update(self._many[0][1])
+        else:
+            self.drain(content.__setitem__, lambda key: content.pop(key, None))
+
+
+def _each(operations: list[tuple[bytes, Any]], put: Callable[[bytes, Any], Any], delete: Callable[[bytes], Any]) -> None:
+    for key, value in operations:
+        if value is None:
+            delete(key)
+        else:
+            put(key, value)
+
+
+class _Threaded:
+    """A native store whose blocking calls run on its own thread."""
+
+    def __init__(self, native: Native, thread: DiskThread, stage: RealStage, path: str, failures: tuple[type[Exception], ...]) -> None:
+        self._native = native
+        self._thread = thread
+        self._stage = stage
+        self._path = path
+        self._failures = failures
+        self._closed = False
+
+    def batch(self) -> _Batch:
+        return _Batch()
+
+    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+        assert isinstance(batch, _Batch)
+        try:
+            if sync or batch.nbytes > _INLINE_BYTES:
+                begun_ns = time.thread_time_ns()
+                native = self._native.fill(batch, sync)
+                spent_ns = time.thread_time_ns() - begun_ns
+                spent_ns += await self._thread.submit(_timed, self._native.write, native, sync)
+                record = self._stage.record
+                record.add(batch.count, batch.nbytes, spent_ns)
+                record.sample(batch.count, batch.nbytes, spent_ns)
+            else:
+                mark = self._stage.start()
+                self._native.write(self._native.fill(batch, sync), sync)
+                await self._stage.done(mark, batch.count, batch.nbytes)
+        except self._failures as error:
+            raise StorageError(f"{self._path}: {error}") from error
+
+    async def get(self, key: bytes) -> bytes | None:
+        return await self._call(self._native.get, key)
+
+    async def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        return await self._call(self._native.scan, start, stop)
+
+    async def _call(self, call: Callable[..., T], *args: Any) -> T:
+        try:
+            return await self._thread.submit(call, *args)
+        except self._failures as error:
+            raise StorageError(f"{self._path}: {error}") from error
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._call(self._native.close)
+            await self._thread.stop()
+
+
+def _timed(write: Callable[[Any, bool], None], native: Any, sync: bool) -> int:
+    """The CPU time of the write on this thread, in ns."""
+    begun_ns = time.thread_time_ns()
+    write(native, sync)
+    return time.thread_time_ns() - begun_ns
+
+
+# --- LevelDB --------------------------------------------------------------------------------------------------------------------
+
+
+class _LevelDb:
+    def __init__(self, path: str) -> None:
+        import plyvel  # noqa: PLC0415  # loads a shared library: only for those who use it
+
+        self._db = plyvel.DB(
+            path, create_if_missing=True, write_buffer_size=_WRITE_BUFFER_BYTES, lru_cache_size=_CACHE_BYTES, paranoid_checks=True
+        )
+
+    def fill(self, batch: _Batch, sync: bool) -> Any:
+        native = self._db.write_batch(sync=sync)
+        batch.drain(native.put, native.delete)
+        return native
+
+    def write(self, native: Any, sync: bool) -> None:  # the batch knows
+        native.write()
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._db.get(key, verify_checksums=True)
+        return value
+
+    def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        with self._db.iterator(start=start, stop=stop, verify_checksums=True, fill_cache=False) as pairs:
+            return list(pairs)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+# --- dict -----------------------------------------------------------------------------------------------------------------------
+
+
+class _Dict:
+    """Holds everything in memory and nothing on disk."""
+
+    def __init__(self, stage: RealStage) -> None:
+        self._content: dict[bytes, bytes] = {}
+        self._stage = stage
+
+    def batch(self) -> _Batch:
+        return _Batch()
+
+    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+        assert isinstance(batch, _Batch)
+        mark = self._stage.start()
+        batch.update(self._content)
+        await self._stage.done(mark, batch.count, batch.nbytes)
+
+    async def get(self, key: bytes) -> bytes | None:
+        return self._content.get(key)
+
+    async def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        return sorted(pair for pair in self._content.items() if start <= pair[0] < stop)
+
+    async def close(self) -> None:
+        pass
+
+
+# --- opening --------------------------------------------------------------------------------------------------------------------
+
+KINDS = ("leveldb", "rocksdb", "dict")
+_MODULES = {"leveldb": "plyvel", "rocksdb": "rocksdict"}
+
+
+class RealKvStores:
+    """Stores below the directory `root`, each in its own directory, made when it is opened."""
+
+    def __init__(self, root: Path, tasks: RealTasks, cpu: RealCpu) -> None:
+        self._root = root
+        self._loop: asyncio.AbstractEventLoop = tasks.loop
+        self._cpu = cpu
+
+    async def open(self, kind: str, name: str) -> KvStore:
+        if kind not in KINDS:
+            raise ConfigError(f"no key-value store {kind!r}: one of {', '.join(KINDS)}")
+        stage = self._cpu.stage("kv.write")
+        if kind == "dict":
+            return _Dict(stage)
+        if importlib.util.find_spec(_MODULES[kind]) is None:
+            raise ConfigError(f"{kind} needs the package {_MODULES[kind]}: pip install 'rafttoy[{kind}]'")
+        path = str(self._root / name)
+        thread = DiskThread(self._loop, f"rafttoy-{kind}")
+        maker, failures = _maker(kind)
+        try:
+            native = await thread.submit(_make, maker, path)
+        except failures as error:
+            await thread.stop()
+            raise StorageError(f"{path}: {error}") from error
+        return _Threaded(native, thread, stage, path, failures)
+
+    async def destroy(self, kind: str, name: str) -> None:
+        assert kind in KINDS
+        path = self._root / name
+        if kind == "dict" or not path.exists():
+            return
+        thread = DiskThread(self._loop, "rafttoy-destroy")
+        try:
+            await thread.submit(shutil.rmtree, path)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror or error}") from error
+        finally:
+            await thread.stop()
+
+
+def _make(maker: Callable[[str], Native], path: str) -> Native:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return maker(path)
+
+
+def _maker(kind: str) -> tuple[Callable[[str], Native], tuple[type[Exception], ...]]:
+    """The store's maker and what it raises."""
+    if kind == "leveldb":
+        import plyvel  # noqa: PLC0415
+
+        return _LevelDb, (plyvel.Error, OSError)
+    from rafttoy.real.rocks import RocksDb  # noqa: PLC0415
+
+    return RocksDb, (Exception,)

@@ -1,0 +1,230 @@
+"""Files on the simulated disk: what `rafttoy.sim.disk` charges, what `rafttoy.sim.store` holds, and the faults a device can have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rafttoy.errors import StorageError
+from rafttoy.ports import Buffer, Sized
+from rafttoy.sim.disk import SimDisk
+from rafttoy.sim.runtime import Loop, Timer
+from rafttoy.sim.store import Inode, SimStore
+
+__all__ = ["DiskFaults", "SimFile", "SimFiles"]
+
+
+class DiskFaults:
+    """What a device will do to its user. Counters count down with each call of their kind: 0 fails the next one, None never.
+
+    fail_sync / fail_write / fail_read   calls to go until one fails with EIO
+    short_read                           reads to go until one returns half
+    full_bytes                           the directory's capacity: a call that would pass it fails
+    stall_ns                             added to every write and sync
+    lying_sync                           syncs are acknowledged and persist nothing
+    lying_directory                      the same for directories
+    """
+
+    __slots__ = ("fail_read", "fail_sync", "fail_write", "full_bytes", "lying_directory", "lying_sync", "short_read", "stall_ns")
+
+    def __init__(self) -> None:
+        self.fail_sync: int | None = None
+        self.fail_write: int | None = None
+        self.fail_read: int | None = None
+        self.short_read: int | None = None
+        self.full_bytes: int | None = None
+        self.stall_ns = 0
+        self.lying_sync = False
+        self.lying_directory = False
+
+    def due(self, counter: str) -> bool:
+        left: int | None = getattr(self, counter)
+        if left is None:
+            return False
+        setattr(self, counter, left - 1 if left else None)
+        return left == 0
+
+
+class SimFile:
+    def __init__(self, name: str, inode: Inode, files: SimFiles) -> None:
+        self.name = name
+        self._inode = inode
+        self._files = files
+        self._unreadable = inode.virtual  # by another incarnation; what this one writes, it knows
+
+    def size(self) -> int:
+        return self._inode.size
+
+    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+        files, inode = self._files, self._inode
+        total = sum(map(len, buffers))
+        grows = offset + total > inode.size
+        faults = files.faults
+        failure = None
+        if faults is not None:
+            failure = files.write_failure(self.name, offset + total - inode.size)
+        if failure is None:
+            self._put(offset, buffers, total)
+        changes = inode.changes()
+        await files.written(total, sync=sync, grows=grows)
+        if failure is None and sync:
+            failure = files.sync_failure(self.name)
+        if failure is not None:
+            raise StorageError(failure)
+        if sync and files.durable and not (faults is not None and faults.lying_sync):
+            inode.settle(changes)
+
+    def _put(self, offset: int, buffers: Sequence[Buffer], total: int) -> None:
+        inode = self._inode
+        self._unreadable = False
+        if inode.virtual or any(isinstance(buffer, Sized) for buffer in buffers):
+            inode.virtual = True
+            inode.size = max(inode.size, offset + total)
+        else:
+            inode.write(offset, b"".join(buffers))  # type: ignore[arg-type]
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        files, inode = self._files, self._inode
+        assert not self._unreadable, f"{self.name} was written with payload that is Sized: nothing can be recovered from it"
+        await files.has_read(length)
+        faults = files.faults
+        if faults is not None and faults.due("fail_read"):
+            raise StorageError(f"{files.root}/{self.name}: Input/output error")
+        data = inode.read(offset, length)
+        if faults is not None and faults.due("short_read"):
+            data = data[: len(data) // 2]
+        return data
+
+    async def sync(self) -> None:
+        files, inode = self._files, self._inode
+        changes = inode.changes()
+        await files.written(0, sync=True, grows=False)
+        failure = files.sync_failure(self.name)
+        if failure is not None:
+            raise StorageError(failure)
+        if files.durable and not (files.faults is not None and files.faults.lying_sync):
+            inode.settle(changes)
+
+    async def truncate(self, size: int) -> None:
+        self._inode.resize(size)
+        await self._files.written(0, sync=False, grows=False)
+
+    async def close(self) -> None:
+        pass
+
+
+class SimFiles:
+    """A peer's directory on the disk of its host. `store` carries content from one incarnation to the next."""
+
+    def __init__(self, loop: Loop, disk: SimDisk, store: SimStore | None = None, sync: str = "fdatasync", root: str = "sim") -> None:
+        self._loop = loop
+        self._env = loop.env
+        self._disk = disk
+        self._thread_free_ns = self._busy_ns = self._cpu_ns = 0
+        self._busy_ns = self._cpu_ns = 0
+        self.store = store if store is not None else SimStore()
+        self.faults: DiskFaults | None = None
+        self.durable = sync != "none"
+        self.root = root
+
+    # --- for the files ---
+
+    async def written(self, nbytes: int, *, sync: bool, grows: bool) -> None:
+        """Waits as a write of `nbytes` would; calls of a directory stand in line for its disk thread."""
+        disk, loop = self._disk, self._loop
+        now, half_ns = self._now(), disk.handoff_ns >> 1
+        begin_ns = max(now + half_ns, self._thread_free_ns)
+        if sync and self.durable:
+            loop.background_ns += disk.cpu_ns
+            self._cpu_ns += disk.cpu_ns
+            end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
+        else:
+            end_ns = disk.write(begin_ns, nbytes)
+        if self.faults is not None:
+            end_ns += self.faults.stall_ns
+        self._thread_free_ns = end_ns
+        self._busy_ns += end_ns - begin_ns
+        await Timer(loop, end_ns + half_ns - now)
+
+    async def has_read(self, nbytes: int) -> None:
+        disk = self._disk
+        now, half_ns = self._now(), disk.handoff_ns >> 1
+        self._thread_free_ns = end_ns = disk.read(max(now + half_ns, self._thread_free_ns), nbytes)
+        await Timer(self._loop, end_ns + half_ns - now)
+
+    def _now(self) -> int:
+        return self._env.now  # type: ignore[return-value]  # SimPy types time as float; ours are integers throughout
+
+    def write_failure(self, name: str, grows_bytes: int) -> str | None:
+        faults = self.faults
+        assert faults is not None
+        if faults.due("fail_write"):
+            return f"{self.root}/{name}: Input/output error"
+        if faults.full_bytes is not None and self.store.used_bytes() + max(0, grows_bytes) > faults.full_bytes:
+            return f"{self.root}/{name}: No space left on device"
+        return None
+
+    def sync_failure(self, name: str) -> str | None:
+        if self.faults is not None and self.faults.due("fail_sync"):
+            return f"{self.root}/{name}: Input/output error"
+        return None
+
+    # --- Files ---
+
+    async def open(self, name: str, *, create: bool = False, preallocate: int = 0, prewrite: bool = False) -> SimFile:
+        store = self.store
+        inode = store.files.get(name)
+        if inode is None:
+            if not create:
+                raise StorageError(f"{self.root}/{name}: No such file or directory")
+            inode = Inode()
+            store.link(name, inode)
+        if inode.size < preallocate:
+            if self.faults is not None and (failure := self.write_failure(name, preallocate - inode.size)):
+                raise StorageError(failure)
+            inode.resize(preallocate)
+            if prewrite:
+                changes = inode.changes()
+                await self.written(0, sync=True, grows=True)
+                if failure := self.sync_failure(name):
+                    raise StorageError(failure)
+                inode.settle(changes)
+        return SimFile(name, inode, self)
+
+    async def rename(self, old: str, new: str) -> None:
+        if old not in self.store.files:
+            raise StorageError(f"{self.root}/{old}: No such file or directory")
+        self.store.rename(old, new)
+
+    async def unlink(self, name: str) -> None:
+        if name not in self.store.files:
+            raise StorageError(f"{self.root}/{name}: No such file or directory")
+        self.store.unlink(name)
+
+    async def listdir(self, directory: str = "") -> list[str]:
+        prefix = f"{directory}/" if directory else ""
+        names = {name[len(prefix) :].partition("/")[0] for name in (*self.store.files, *self.store.directories) if name.startswith(prefix)}
+        return sorted(names - {""})
+
+    async def mkdir(self, directory: str) -> None:
+        self.store.make_directory(directory)
+
+    async def sync_directory(self, directory: str = "") -> None:
+        changes = self.store.changes()
+        await self.written(0, sync=True, grows=False)
+        if failure := self.sync_failure(directory or "."):
+            raise StorageError(failure)
+        if self.durable and not (self.faults is not None and self.faults.lying_directory):
+            self.store.settle_names(directory, changes)
+
+    def counters(self) -> dict[str, int]:
+        return {"disk_busy_ns": self._busy_ns, "disk_cpu_ns": self._cpu_ns}
+
+    async def lock(self) -> None:
+        store = self.store
+        if store.locked_by not in (None, self):
+            raise StorageError(f"{self.root}: the directory is in use by another peer")
+        store.locked_by = self
+
+    async def close(self) -> None:
+        if self.store.locked_by is self:
+            self.store.locked_by = None

@@ -1,0 +1,207 @@
+"""Key-value stores of the model: what a batch costs, and which batches a crash leaves.
+
+The stores' own logs are sequential, so a crash keeps every synced batch and, of the later ones, those up to some moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rafttoy.errors import ConfigError, StorageError
+from rafttoy.ports import Buffer, KvStore, Sized, WriteBatch
+from rafttoy.sim.disk import SimDisk
+from rafttoy.sim.files import DiskFaults
+from rafttoy.sim.model import Kv
+from rafttoy.sim.runtime import Loop, SimCpu, Timer
+from rafttoy.sim.store import Choice, SimStore
+
+__all__ = ["SimKvStores"]
+
+_PENDING_MAX = 4096  # batches that a crash may lose; older ones, the system has written in its own time
+
+Pairs = Iterable[tuple[bytes, bytes]]
+Operations = list[tuple[bytes, bytes | None]]
+
+
+class _Content:
+    """What one store holds, and what of it is durable."""
+
+    __slots__ = ("durable", "pending", "seen", "settled", "virtual")
+
+    def __init__(self) -> None:
+        self.seen: dict[bytes, bytes] = {}
+        self.durable: dict[bytes, bytes] = {}
+        self.pending: list[Operations] = []
+        self.settled = 0
+        self.virtual = False
+
+    def write(self, operations: Operations) -> None:
+        _apply(self.seen, operations)
+        self.pending.append(operations)
+        if len(self.pending) > _PENDING_MAX:
+            self.settle(self.settled + _PENDING_MAX // 2)
+
+    def batches(self) -> int:
+        """How many were written so far."""
+        return self.settled + len(self.pending)
+
+    def settle(self, upto: int) -> None:
+        """The first `upto` batches are durable now."""
+        count = upto - self.settled
+        if count > 0:
+            for operations in self.pending[:count]:
+                _apply(self.durable, operations)
+            del self.pending[:count]
+            self.settled = upto
+
+    def crashed(self, choice: Choice) -> _Content:
+        out = _Content()
+        out.virtual = self.virtual
+        out.durable = dict(self.durable)
+        for operations in self.pending[: choice.prefix(len(self.pending))]:
+            _apply(out.durable, operations)
+        out.seen = dict(out.durable)
+        return out
+
+
+def _apply(content: dict[bytes, bytes], operations: Operations) -> None:
+    for key, value in operations:
+        if value is None:
+            content.pop(key, None)
+        else:
+            content[key] = value
+
+
+class _Batch:
+    __slots__ = ("count", "nbytes", "operations", "virtual")
+
+    def __init__(self) -> None:
+        self.operations: Operations = []
+        self.count = self.nbytes = 0
+        self.virtual = False
+
+    def put(self, key: bytes, value: Buffer) -> None:
+        if isinstance(value, Sized):
+            self.virtual = True
+        else:
+            self.operations.append((key, bytes(value)))
+        self.count += 1
+        self.nbytes += len(key) + len(value)
+
+    def put_many(self, pairs: Pairs | None, count: int, nbytes: int) -> None:
+        if pairs is None:
+            self.virtual = True
+        else:
+            self.operations += pairs
+        self.count += count
+        self.nbytes += nbytes
+
+    def delete(self, key: bytes) -> None:
+        self.operations.append((key, None))
+        self.count += 1
+        self.nbytes += len(key)
+
+
+class _Store:
+    def __init__(self, stores: SimKvStores, kind: str, name: str, content: _Content, costs: Kv) -> None:
+        self._stores = stores
+        self._what = f"{stores.root}/{name}"
+        self._content = content
+        self._costs = costs
+        self._volatile = kind == "dict"
+
+    def batch(self) -> _Batch:
+        return _Batch()
+
+    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+        assert isinstance(batch, _Batch)
+        stores, content = self._stores, self._content
+        loop, faults = stores.loop, stores.faults
+        cost_ns = self._costs.write.cost_ns(batch.count, batch.nbytes)
+        stores.record.add(batch.count, batch.nbytes, cost_ns)
+        loop.charge(cost_ns)
+        if faults is not None and not self._volatile and faults.due("fail_write"):
+            raise StorageError(f"{self._what}: Input/output error")
+        if batch.virtual:
+            content.virtual = True
+        elif self._volatile:
+            _apply(content.seen, batch.operations)
+        else:
+            content.write(batch.operations)
+        written = content.batches()
+        if sync and not self._volatile:
+            await stores.synced(batch.nbytes, self._costs.sync_factor)
+            if faults is not None and faults.due("fail_sync"):
+                raise StorageError(f"{self._what}: Input/output error")
+            if faults is None or not faults.lying_sync:
+                content.settle(written)
+        else:
+            await Timer(loop, 0)
+
+    async def get(self, key: bytes) -> bytes | None:
+        await self._read(1, len(key))
+        return self._content.seen.get(key)
+
+    async def scan(self, start: bytes, stop: bytes) -> list[tuple[bytes, bytes]]:
+        assert self._volatile or not self._content.virtual, f"{self._what} holds payload that is Sized: nothing can be read"
+        pairs = sorted(pair for pair in self._content.seen.items() if start <= pair[0] < stop)
+        await self._read(len(pairs), sum(len(key) + len(value) for key, value in pairs))
+        return pairs
+
+    async def _read(self, count: int, nbytes: int) -> None:
+        loop = self._stores.loop
+        loop.charge(self._costs.read.cost_ns(count, nbytes))
+        await Timer(loop, 0)
+
+    async def close(self) -> None:
+        pass
+
+
+class SimKvStores:
+    """Stores of one peer. `store` carries their content from one incarnation to the next."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        disk: SimDisk,
+        costs: dict[str, Kv],
+        cpu: SimCpu,
+        store: SimStore | None = None,
+        faults: DiskFaults | None = None,
+        sync: str = "fdatasync",
+        root: str = "sim",
+    ) -> None:
+        cpu.stage("kv.write")
+        self.loop = loop
+        self.record = cpu.records["kv.write"]
+        self.faults = faults
+        self.root = root
+        self._disk = disk
+        self._costs = costs
+        self._store = store if store is not None else SimStore()
+        self._durable = sync != "none"
+
+    async def synced(self, nbytes: int, factor: float) -> None:
+        """Waits as the sync of a store's log would, on the store's own thread."""
+        disk, loop = self._disk, self.loop
+        now: int = loop.env.now  # type: ignore[assignment]  # integers throughout
+        begin_ns = max(now, loop.free_at_ns) + (disk.handoff_ns >> 1)
+        if self._durable:
+            loop.background_ns += disk.cpu_ns
+            end_ns = disk.synced_write(begin_ns, nbytes, grows=False, factor=factor)
+        else:
+            end_ns = disk.write(begin_ns, nbytes)
+        if self.faults is not None:
+            end_ns += self.faults.stall_ns
+        await Timer(loop, end_ns + (disk.handoff_ns >> 1) - now)
+
+    async def open(self, kind: str, name: str) -> KvStore:
+        costs = self._costs.get(kind)
+        if costs is None:
+            raise ConfigError(f"no key-value store {kind!r} in the model: one of {', '.join(self._costs)}")
+        if kind == "dict":
+            return _Store(self, kind, name, _Content(), costs)
+        return _Store(self, kind, name, self._store.kv.setdefault(name, _Content()), costs)
+
+    async def destroy(self, kind: str, name: str) -> None:
+        self._store.kv.pop(name, None)

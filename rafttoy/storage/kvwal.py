@@ -1,0 +1,172 @@
+"""A log in a key-value store: one pair a batch, entries and hard state in one atomic write.
+
+    02 'e' index   a batch: its header, then its frames; the key ends with the first index, big endian
+    02 'h'         hard state, as raftpb.HardState
+    02 'm'         mark: raftpb.SnapshotMetadata of what was compacted
+
+A batch counts up to the next key: overwriting a suffix removes the keys from there on and puts the new batch; the batch that the cut
+goes through stays as it is. The store keeps checksums of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+from rafttoy.errors import CorruptionError, MalformedMessage, StorageError
+from rafttoy.ports import Buffer, Ports, Sized, WriteBatch
+from rafttoy.raft.entries import EntryBatch, EntryType
+from rafttoy.raft.types import HardState, SnapshotMetadata
+from rafttoy.storage.api import Save, WalState
+from rafttoy.storage.engine import Store
+from rafttoy.storage.fileformat import join_ends
+from rafttoy.storage.replay import Gap, Replay
+
+__all__ = ["KvWal"]
+
+_ENTRIES, _ENTRIES_END = b"\x02e", b"\x02f"
+_HARD_STATE = b"\x02h"
+_MARK = b"\x02m"
+_INDEX = struct.Struct(">Q")
+_HEADER = struct.Struct("<QQIIQQ")  # first, term, type, count, size, payload bytes
+_SLICE = 1024  # keys read at a time when the log is opened
+
+
+class KvWal:
+    def __init__(self, ports: Ports, store: Store, *, cache_bytes: int, sync: str) -> None:
+        self._store = store
+        self._stage = ports.cpu.stage("wal.encode")
+        self._cache_bytes = cache_bytes
+        self._sync = sync != "none"
+        self._firsts: list[int] = []  # the keys, in order
+        self._last = 0
+        self._virtual = False
+        self._writes = self._syncs = self._bytes = 0
+
+    instant = False
+
+    @property
+    def durable(self) -> bool:
+        return self._store.durable
+
+    async def open(self) -> WalState:
+        await self._store.open()
+        kv = self._store.kv
+        replay = Replay(self._cache_bytes)
+        hard_state, mark = await kv.get(_HARD_STATE), await kv.get(_MARK)
+        try:
+            if hard_state is not None:
+                replay.hard_state = HardState.decode(hard_state)
+            for key, value in await kv.scan(_ENTRIES, _ENTRIES_END):
+                batches = self._decode(key, value)
+                replay.add(batches)
+                self._firsts.append(batches[0].first)
+                self._last = batches[-1].last
+            if mark is not None:
+                replay.add_mark(SnapshotMetadata.decode(mark))
+            return replay.finish([])
+        except (Gap, MalformedMessage) as error:
+            raise StorageError(f"{self._store.name}: {error}") from None
+
+    def _decode(self, key: bytes, value: bytes) -> list[EntryBatch]:
+        first, term, type_, count, size, payload = _HEADER.unpack_from(value)
+        frames = memoryview(value)[_HEADER.size :]
+        if _INDEX.unpack_from(key, len(_ENTRIES))[0] != first or len(frames) != size:
+            raise CorruptionError(f"a batch that is not what its key {key.hex()} says", file=self._store.name, offset=0)
+        batches, end = EntryBatch.decode(frames, 0, size)
+        if end != size or not batches or batches[0].first != first or batches[-1].last != first + count - 1:
+            raise CorruptionError(f"entries under key {key.hex()} that cannot be decoded", file=self._store.name, offset=0)
+        whole = EntryBatch(first, term, EntryType(type_), count, frames, size, payload, join_ends(batches))
+        return [whole]
+
+    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+        kv, stage = self._store.kv, self._stage
+        mark = stage.start()
+        write = kv.batch()
+        entries = size = 0
+        hard_state = None
+        for save in saves:
+            if save.hard_state is not None:
+                hard_state = save.hard_state
+            for batch in save.entries:
+                self._put(write, batch)
+                entries += batch.count
+                size += batch.size
+            if save.mark is not None:
+                write.put(_MARK, save.mark.encode())
+        if hard_state is not None:
+            write.put(_HARD_STATE, hard_state.encode())
+        await stage.done(mark, entries, size)
+        await self._commit(write, size, sync=sync)
+
+    def _put(self, write: WriteBatch, batch: EntryBatch) -> None:
+        first, firsts = batch.first, self._firsts
+        if first <= self._last:
+            at = bisect_left(firsts, first)
+            for stale in firsts[at:]:
+                write.delete(_ENTRIES + _INDEX.pack(stale))
+            del firsts[at:]
+        frames = batch.frames
+        assert frames is not None, "an evicted batch was written before"
+        header = _HEADER.pack(first, batch.term, batch.type, batch.count, batch.size, batch.payload_bytes)
+        value: Buffer
+        if isinstance(frames, Sized):
+            self._virtual = True
+            value = Sized(len(header) + len(frames))
+        else:
+            value = b"".join((header, frames))
+        write.put(_ENTRIES + _INDEX.pack(first), value)
+        firsts.append(first)
+        self._last = batch.last
+
+    async def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool) -> None:
+        sync = sync and self._sync
+        await self._store.kv.write(write, sync=sync)
+        self._writes += 1
+        self._syncs += sync
+        self._bytes += nbytes
+
+    async def read(self, batch: EntryBatch) -> EntryBatch:
+        firsts = self._firsts
+        parts: list[Buffer] = []
+        first = batch.first
+        while first <= batch.last:
+            at = bisect_right(firsts, first) - 1
+            last = min(batch.last, firsts[at + 1] - 1) if at + 1 < len(firsts) else batch.last
+            key = _ENTRIES + _INDEX.pack(firsts[at])
+            value = await self._store.kv.get(key)
+            if not self._virtual:
+                if value is None:
+                    raise CorruptionError(f"entry {first} is gone", file=self._store.name, offset=0)
+                frames = self._decode(key, value)[0].slice(first, last + 1).frames
+                assert frames is not None
+                parts.append(frames)
+            first = last + 1
+        if self._virtual:
+            return batch.with_frames(Sized(batch.size))
+        return batch.with_frames(parts[0] if len(parts) == 1 else b"".join(parts))  # type: ignore[arg-type]
+
+    async def release(self, index: int) -> None:
+        firsts = self._firsts
+        keep = bisect_right(firsts, index + 1) - 1 if self._last > index else len(firsts)
+        if keep <= 0:
+            return
+        write = self._store.kv.batch()
+        for first in firsts[:keep]:
+            write.delete(_ENTRIES + _INDEX.pack(first))
+        del firsts[:keep]
+        await self._commit(write, 0, sync=False)
+
+    async def reset(self) -> None:
+        if not self._store.shared:
+            await self._store.clear()
+        self._firsts.clear()
+        self._last = 0
+        self._virtual = False
+
+    def counters(self) -> dict[str, int]:
+        return {"wal_syncs": self._syncs, "wal_writes": self._writes, "wal_bytes": self._bytes}
+
+    async def close(self) -> None:
+        await self._store.close()

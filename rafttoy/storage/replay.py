@@ -1,0 +1,73 @@
+"""Reading a log back: later entries overwrite, hard states and marks replace, and memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rafttoy.raft.entries import EntryBatch
+from rafttoy.raft.types import EMPTY_HARD_STATE, SnapshotMetadata
+from rafttoy.storage.api import WalState
+from rafttoy.storage.log import Log
+
+__all__ = ["Gap", "Replay"]
+
+
+class Gap(Exception):
+    """Entries that do not continue the log: the reader knows which file to blame."""
+
+
+class Replay:
+    """Takes what a log holds, in the order it was written. Frames beyond `cache_bytes` are dropped again (0: none are)."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._log = Log(cache_bytes)
+        self._started = False
+        self.hard_state = EMPTY_HARD_STATE
+        self.mark: SnapshotMetadata | None = None
+
+    @property
+    def next(self) -> int:
+        """The index that would continue the log."""
+        return self._log.last_index() + 1
+
+    @property
+    def empty(self) -> bool:
+        return not self._log.batches
+
+    def restart(self) -> None:
+        """The log was emptied here."""
+        self._log.clear()
+        self._started = False
+        self.hard_state = EMPTY_HARD_STATE
+        self.mark = None
+
+    def add(self, batches: Sequence[EntryBatch]) -> None:
+        """Raises Gap."""
+        if not batches:
+            return
+        log, first = self._log, batches[0].first
+        if not self._started:
+            self._started = True
+            if first > log.first_index():  # what lies before was released: a mark must stand for it, and `finish` looks
+                log.restore(EMPTY_HARD_STATE, SnapshotMetadata(index=first - 1), ())
+        if first > log.last_index() + 1:
+            raise Gap(f"entry {first} follows entry {log.last_index()}")
+        log.append(batches)
+
+    def add_mark(self, mark: SnapshotMetadata) -> None:
+        """The log begins behind `mark`; where it does not reach so far, nothing of it counts."""
+        self.mark = mark
+        log = self._log
+        if mark.index > log.last_index() or (mark.index >= log.first_index() and not log.holds(mark.index, mark.term)):
+            log.restore(EMPTY_HARD_STATE, mark, ())
+            self._started = True
+
+    def finish(self, notes: list[str]) -> WalState:
+        """Raises Gap if the log does not reach back to its mark (or to index 1)."""
+        log, mark = self._log, self.mark
+        begin = mark.index if mark is not None else 0
+        if log.first_index() > begin + 1:
+            raise Gap(f"the log begins with entry {log.first_index()}, not with entry {begin + 1}")
+        if begin >= log.first_index():
+            log.compact(begin)
+        return WalState(self.hard_state, mark, list(log.batches), notes)
