@@ -265,6 +265,8 @@ def _watch(
                 raise
             interrupted = time.monotonic()
             leader.process.send_signal(signal.SIGINT)
+    if interrupted:  # in the last run: its part was handed over
+        raise KeyboardInterrupt
 
 
 def _ended(leader: _Child, group: _Group) -> RafttoyError:
