@@ -152,7 +152,7 @@ async def _verify(member: Member, peer: Peer, cell: Cell) -> None:
     clock = member.ports.clock
     deadline_ns = clock.now_ns() + int(_CAUGHT_UP_SECONDS * 1e9)
     while True:
-        reports = await member.report_all(digests=True, samples=False)
+        reports = await member.report_all(digests=False, samples=False)
         behind = [id for id, report in reports.items() if not report.log_digest.startswith(f"{last}/")]
         if not behind and len(reports) == len(member.ids):
             break
@@ -162,6 +162,7 @@ async def _verify(member: Member, peer: Peer, cell: Cell) -> None:
                 break  # a peer that is gone cannot be compared; the quorum that stands can
             raise CheckFailed(f"verify: peers {behind} have not committed index {last} after {_CAUGHT_UP_SECONDS:g} s")
         await clock.sleep_ns(_WATCH_NS)
+    reports = await member.report_all(digests=True, samples=False, seconds=60.0)
     own = reports[member.id]
     applying = [id for id in reports if id == member.id or not cell.pipeline.endswith("lazy-follower")]
     for id, report in sorted(reports.items()):
