@@ -72,6 +72,9 @@ class ConfChange:
 
     entry_type = EntryType.CONF_CHANGE
 
+    def __str__(self) -> str:
+        return str(ConfChangeSingle(self.type, self.node_id))
+
     def as_v2(self) -> ConfChangeV2:
         return ConfChangeV2(changes=(ConfChangeSingle(self.type, self.node_id),), context=self.context)
 
@@ -113,6 +116,13 @@ class ConfChangeV2:
 
     def as_v2(self) -> ConfChangeV2:
         return self
+
+    def __str__(self) -> str:
+        """The short form: "v1 l2 joint_explicit", or "leave"."""
+        words = list(map(str, self.changes))
+        if self.transition is not ConfChangeTransition.AUTO:
+            words.append(self.transition.name.lower())
+        return " ".join(words) or "leave"
 
     @property
     def leaves_joint(self) -> bool:

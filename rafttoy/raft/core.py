@@ -88,7 +88,7 @@ class Raft:
         self.disable_conf_change_validation = config.disable_conf_change_validation
         self.step_down_on_removal = config.step_down_on_removal
         self.random_timeout: Callable[[int], int] | None = config.random_timeout
-        self.trace: Trace | None = config.trace
+        self.trace: Trace | None = None
 
         self.term = 0
         self.vote = NONE
@@ -118,8 +118,9 @@ class Raft:
                 raise ConfigError(f"applied {config.applied} is not in {log.applied}..{log.committed}, what the log allows")
             log.applied_to(config.applied, 0)
         self.become_follower(self.term, NONE)
+        self.trace = config.trace
         if self.trace is not None:
-            self.trace(f"{self.id} starts with {self.tracker.members}, term {self.term}, {log}, last {log.last_term}/{log.last_index}")
+            self.trace(f"{self.id} starts at term {self.term}, {self.tracker.members}, {log}")
 
     # --- transitions ---
 
@@ -242,7 +243,6 @@ class Raft:
             # state, whatever the term.
             if m.snapshot is not None:
                 self.applied_snapshot(m.snapshot)
-            return
         if self.trace is not None:
             self.trace(f"{self.id} at term {self.term} ignored {type.name} from {m.from_} at the earlier term {m.term}")
 

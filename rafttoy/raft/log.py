@@ -246,4 +246,5 @@ class RaftLog:
         return self.slice(self.applying + 1, self.appliable_to(allow_unstable) + 1, room)
 
     def __str__(self) -> str:
-        return f"committed={self.committed} applied={self.applied} applying={self.applying} {self.unstable}"
+        last = f"last={self.last_term}/{self.last_index}"
+        return f"committed={self.committed} applying={self.applying} applied={self.applied} unstable={self.unstable} {last}"

@@ -108,4 +108,4 @@ class Unstable:
             self.in_progress = min(self.in_progress, first)
 
     def __str__(self) -> str:
-        return f"unstable.offset={self.offset} in_progress={self.in_progress} entries={self.end - self.offset}"
+        return f"{self.offset}..{self.end - 1}" if self.batches else "none"
