@@ -243,6 +243,11 @@ class Raft:
             # state, whatever the term.
             if m.snapshot is not None:
                 self.applied_snapshot(m.snapshot)
+            if m.index and self.trace is not None:
+                self.trace(
+                    f"{self.id} at term {self.term} ignored that {m.log_term}/{m.index} is durable: told at the earlier term {m.term}"
+                )
+            return
         if self.trace is not None:
             self.trace(f"{self.id} at term {self.term} ignored {type.name} from {m.from_} at the earlier term {m.term}")
 

@@ -24,7 +24,7 @@ Commands (i, j are node ids; more than one i where it says i...; messages wait i
                                        what waits for i... (default: everyone) is stepped, in order; dropped for j, k
     settle [i...]                      all of that, until there is nothing left to do among i...
     compact i INDEX | restart i | inject MESSAGE FIELDS
-    roles | status i | log i | marks i | applied-state i
+    roles | members i | status i | log i | marks i | applied-state i
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from rafttoy.raft import (
     SnapshotMetadata,
     decode_conf_change,
 )
-from rafttoy.raft.describe import describe_log, describe_message, describe_node, describe_progress, describe_ready
+from rafttoy.raft.describe import describe_conf_state, describe_log, describe_message, describe_node, describe_progress, describe_ready
 
 DIRECTORY = Path(__file__).parent / "scenarios"
 ELECTION_TICK, HEARTBEAT_TICK = 3, 1
@@ -424,6 +424,9 @@ class Scenario:
 
     def do_log(self, words: list[str]) -> None:
         self.say(describe_log(self.members[int(words[0])].storage))
+
+    def do_members(self, words: list[str]) -> None:
+        self.say(describe_conf_state(self._node(words[0]).conf_state))
 
     def do_marks(self, words: list[str]) -> None:
         self.say(str(self._node(words[0]).raft.log))
