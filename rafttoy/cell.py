@@ -6,8 +6,8 @@ import msgspec
 
 __all__ = ["MAX_PAYLOAD_BYTES", "Cell", "Plan"]
 
-MAX_PAYLOAD_BYTES = 64 << 20
-"""Of one proposal: what still fits a message."""
+MAX_PAYLOAD_BYTES = (64 << 20) - 4096
+"""Of one proposal: what fits a message of 64 MiB together with its headers."""
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -198,7 +198,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """One row a cell; of repeats the medians."""
     cells = [pair.cell for pair in comparison.pairs]
     columns, same = _columns(cells)
-    headings = ["measured ops/s", "predicted ops/s", "error", "p50 measured", "predicted", "p99 measured", "predicted", "binding"]
+    headings = ["measured ops/s", "predicted ops/s", "error", "p50 measured", "p50 predicted", "p99 measured", "p99 predicted", "binding"]
     table = _table(cells, columns, headings, same)
     for pair in comparison.pairs:
         table.add_row(

@@ -81,7 +81,7 @@ def test_gobench_names_tell_cells_apart() -> None:
 
 @pytest.fixture(scope="session")
 def benchstat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    go = shutil.which("go")
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         pytest.skip("Go is not installed")
     bin_dir = tmp_path_factory.mktemp("go")

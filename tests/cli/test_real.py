@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rafttoy.cell import MAX_PAYLOAD_BYTES
 from tests.cli.conftest import Rafttoy
 
 pytestmark = pytest.mark.real
@@ -52,6 +53,14 @@ def test_bench_speaks_grpc(rafttoy: Rafttoy) -> None:
     done = rafttoy("bench", *QUICK, "--wal", "mem", "--engine", "mem", "-o", "gobench")
     assert done.status == 0, done.err
     assert re.search(r"^BenchmarkRaftClosed/conc=128/bytes=256-\d+\t +\d+\t +\d+ ns/op\t +[\d.]+ MB/s", done.out, re.MULTILINE), done.out
+
+
+@pytest.mark.slow
+def test_the_largest_payload_fits_a_message(rafttoy: Rafttoy) -> None:
+    largest = ("--bytes", MAX_PAYLOAD_BYTES, "--conc", "2", "--proposals", "2", "--warmup", "0s", "--wal", "mem", "--engine", "mem")
+    done = rafttoy("bench", *largest, "--transport", "tcp", "-o", "json")
+    assert done.status == 0, done.err
+    assert rows_of(done.out)[0]["ops"] >= 2
 
 
 def test_compare_pairs_rows_and_judges_them(rafttoy: Rafttoy) -> None:
