@@ -281,8 +281,8 @@ class Links(Protocol):
     """How a peer reaches the others. Peers are numbered from 1."""
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
-        """Accepts connections and hands over packets as they come, each stream's in order. `on_loss(peer)` tells that the
-        stream to that peer was lost or could not be made. RunError when the address is taken."""
+        """Accepts connections and hands over packets as they come, each stream's in order. `on_loss(peer)` tells, once a
+        loss, that the stream to that peer was there and is lost. RunError when the address is taken."""
 
     def stream(self, to: int) -> Stream: ...
 

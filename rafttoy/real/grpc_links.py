@@ -26,6 +26,9 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # a second peer on the same address is an error, not a share
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # peers of a run start together: by default the first retry comes after a second
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 _JOIN_BYTES = 2 << 20  # a Go receiver takes 4 MB at most unless told otherwise
 _HIGH_WATER_BYTES = 256 << 20
@@ -61,19 +64,24 @@ class GrpcLinks:
         await self._server.start()
 
     async def _serve(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        serving = asyncio.current_task()
+        assert serving is not None
         garbage: list[str] = []
 
         def reject(reason: str) -> None:
+            if not garbage:  # what was read before the connection ends may be garbage, too
+                self._log(f"dropped a connection from {context.peer()}: {reason}")
+                serving.cancel()
             garbage.append(reason)
-            self._log(f"dropped a connection from {context.peer()}: {reason}")
 
         on_packet = self._on_packet
-        async for data in messages:
-            self._received += 1
-            self._received_bytes += len(data)
-            on_packet(Packet((data,), len(data), reject=reject))
-            if garbage:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, garbage[0])
+        try:
+            async for data in messages:
+                on_packet(Packet((data,), len(data), reject=reject))
+        except asyncio.CancelledError:
+            if not garbage:
+                raise
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, garbage[0])
         return
         yield b""  # an async generator that never yields: peers answer on streams of their own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
@@ -42,7 +43,9 @@ class TcpLinks:
         try:
             self._server = await asyncio.get_running_loop().create_server(self._accept, host, port)
         except OSError as error:
-            raise RunError(f"peer {self._id} cannot listen on {address}: {error.strerror or error}") from None
+            number = error.errno or 0
+            why = os.strerror(number).lower() if number > 0 else error.strerror  # a name that is not found: below 0
+            raise RunError(f"peer {self._id} cannot listen on {address}: {why}") from None
 
     def _accept(self) -> FrameReader:
         reader = FrameReader(self._frame, self._garbage, lambda closed: self._readers.pop(closed, None) and None)

@@ -27,12 +27,13 @@ class SimLinks:
         self.id = id
         self.loop = loop
         self.on_packet: Callable[[Packet], None] | None = None
+        self.on_loss: Callable[[int], None] = lambda peer: None
         self._streams: dict[int, SimStream] = {}
         self.received = 0
         self.received_bytes = 0
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
-        self.on_packet = on_packet
+        self.on_packet, self.on_loss = on_packet, on_loss
         self.network.listeners[self.id] = self
 
     def stream(self, to: int) -> SimStream:
@@ -50,7 +51,9 @@ class SimLinks:
         }
 
     async def close(self) -> None:
-        self.network.listeners.pop(self.id, None)
+        self.on_loss = lambda peer: None
+        if self.network.listeners.get(self.id) is self:
+            del self.network.listeners[self.id]
 
 
 class SimStream:
@@ -60,6 +63,7 @@ class SimStream:
         self._links = links
         self._to = to
         self._free_at_ns = 0
+        self._connected = False
         self.queued_bytes = 0
         self.sent = 0
         self.sent_bytes = 0
@@ -87,9 +91,17 @@ class SimStream:
         links = self._links
         network = links.network
         receiver = network.listeners.get(self._to)
-        if receiver is None or receiver.on_packet is None or (links.id, self._to) in network.cut:
-            return
         costs = network.costs
+        if (links.id, self._to) in network.cut:
+            return
+        if receiver is None or receiver.on_packet is None:
+            if self._connected:  # nobody is there any more: its host says so
+                self._connected = False
+                answer = links.loop.env.timeout(int(costs.delay_us * 1000))
+                assert answer.callbacks is not None
+                answer.callbacks.append(lambda _: links.on_loss(self._to))
+            return
+        self._connected = True
         background_ns = costs.background.cost_ns(1, packet.size)
         if background_ns:
             receiver.loop.charge_background(background_ns)
