@@ -1,6 +1,6 @@
 """From short runs on this host to a model of it.
 
-The disk is measured by itself (`rafttoy.real.probe`). All CPU costs come from *training cells*: real runs of the same components at
+The disk is measured by itself (`rafttoy.analysis.probe`). All CPU costs come from *training cells*: real runs of the same components at
 concurrencies that no predicted cell has, whose peers record the CPU time of every stage. Each stage's cost is fitted as
 a + b · entries + c · bytes (non-negative least squares on relative errors: Lawson & Hanson 1974); what the loop's thread spent beside
 its stages is put down to packets sent and received, what other threads spent to the transport's background. The one-way delay of
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.member import PeerReport
-from rafttoy.real.probe import probe_disk
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
 from rafttoy.worlds import cores, run_local, run_sim
