@@ -138,8 +138,9 @@ class Histogram:
         self._fold()
         out = []
         for key in sorted(self._buckets):
-            place = (key & ((1 << _SUB_BITS) - 1)) + 0.5
-            value = float(np.ldexp(0.5 + place / (2 << _SUB_BITS), key >> _SUB_BITS))
+            octave, place = key >> _SUB_BITS, key & ((1 << _SUB_BITS) - 1)
+            middle = 0.5 if octave > _SUB_BITS + 1 else 0.0  # narrower buckets hold one whole number
+            value = float(np.ldexp(0.5 + (place + middle) / (2 << _SUB_BITS), octave))
             out.append((min(value, float(self._max)) if key else 0.0, self._buckets[key]))
         return out
 
