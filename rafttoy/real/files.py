@@ -216,7 +216,7 @@ class RealFiles:
         fd, size = await self._run(name, _open, path, create, 0 if prewrite else preallocate)
         if prewrite and preallocate:
             try:
-                size = await _await(self._helper.submit(_prewrite, fd, preallocate), path)
+                size = await _await(self._helper.submit(_prewrite, fd, preallocate, self._sync != "none"), path)
             except BaseException:  # also when cancelled, and then the thread may still be writing
                 self._helper.submit(os.close, fd)
                 raise
@@ -285,14 +285,15 @@ def _reserve(fd: int, size: int, preallocate: int) -> None:
         os.ftruncate(fd, preallocate)  # a file system without preallocation: at least the size
 
 
-def _prewrite(fd: int, size: int) -> int:
-    """Zeros from the current end to `size`, durable with the file's metadata; returns the file's size."""
+def _prewrite(fd: int, size: int, sync: bool) -> int:
+    """Zeros from the current end to `size`, durable (if `sync`) with the file's metadata; returns the file's size."""
     at = os.fstat(fd).st_size
     if at < size:
         _reserve(fd, at, size)  # first, so that the blocks lie together
     while at < size:
         at += os.pwrite(fd, memoryview(_ZEROS)[: min(_CHUNK, size - at)], at)
-    os.fsync(fd)
+    if sync:
+        os.fsync(fd)
     return at
 
 

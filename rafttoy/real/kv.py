@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
-from rafttoy.ports import Buffer, KvStore, WriteBatch
+from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, WriteBatch
 from rafttoy.real.files import DiskThread
 from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
 
 __all__ = ["KINDS", "RealKvStores"]
 
 T = TypeVar("T")
-
-_INLINE_BYTES = 32 << 10
-"""Up to here an unsynced write is done on the loop: a hand-off costs as much as inserting a hundred keys."""
 
 _WRITE_BUFFER_BYTES = 64 << 20
 _CACHE_BYTES = 8 << 20
@@ -118,21 +115,16 @@ class _Threaded:
 
     async def write(self, batch: WriteBatch, *, sync: bool) -> None:
         assert isinstance(batch, _Batch)
+        native = batch.native(sync=sync)
         try:
-            if sync or batch.nbytes > _INLINE_BYTES:
-                begun_ns = time.thread_time_ns()
-                native = self._native.fill(batch, sync)
-                spent_ns = time.thread_time_ns() - begun_ns
-                spent_ns += await self._thread.submit(_timed, self._native.write, native, sync)
-                record = self._stage.record
-                record.add(batch.count, batch.nbytes, spent_ns)
-                record.sample(batch.count, batch.nbytes, spent_ns)
+            if sync or batch.nbytes > KV_INLINE_BYTES:
+                spent_ns, record = await self._thread.submit(_timed, self._native.write, native, sync, batch.made_synced), self._threaded
             else:
-                mark = self._stage.start()
-                self._native.write(self._native.fill(batch, sync), sync)
-                await self._stage.done(mark, batch.count, batch.nbytes)
+                spent_ns, record = _timed(self._native.write, native, sync, batch.made_synced), self._inline
         except self._failures as error:
             raise StorageError(f"{self._path}: {error}") from error
+        record.add(batch.count, batch.nbytes, spent_ns)
+        record.sample(batch.count, batch.nbytes, spent_ns)
 
     async def get(self, key: bytes) -> bytes | None:
         return await self._call(self._native.get, key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
+import numpy as np
 import simpy
 
 from rafttoy.sim.model import Disk
@@ -28,6 +29,7 @@ class SimDisk:
         self.env = env
         self._host = host
         self._rng = rng
+        self._shares = [percent / 100.0 for percent in costs.sync_percent]
         self._table_ns = [us * 1000.0 for us in costs.sync_us]
         self._draws: list[float] = []
         self._byte_ns = costs.byte_ns
@@ -47,11 +49,8 @@ class SimDisk:
         """A quantile of the sync, interpolated."""
         draws = self._draws
         if not draws:
-            draws = self._draws = self._rng.random(_DRAWS).tolist()
-        table = self._table_ns
-        at = draws.pop() * (len(table) - 1)
-        low = int(at)
-        return table[low] + (table[low + 1] - table[low]) * (at - low)
+            draws = self._draws = np.interp(self._rng.random(_DRAWS), self._shares, self._table_ns).tolist()
+        return draws.pop()
 
     def _occupy(self, begin_ns: int, end_ns: int) -> None:
         if end_ns > self._busy_until_ns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rafttoy.errors import ConfigError, StorageError
-from rafttoy.ports import Buffer, KvStore, Sized, WriteBatch
+from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv
@@ -109,6 +109,8 @@ class _Store:
         self._content = content
         self._costs = costs
         self._volatile = kind == "dict"
+        self._inline = stores.cpu.stage(f"kv.{kind}").record
+        self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}.thread").record
 
     def batch(self) -> _Batch:
         return _Batch()
@@ -118,8 +120,10 @@ class _Store:
         stores, content = self._stores, self._content
         loop, faults = stores.loop, stores.faults
         cost_ns = self._costs.write.cost_ns(batch.count, batch.nbytes)
-        stores.record.add(batch.count, batch.nbytes, cost_ns)
-        loop.charge(cost_ns)
+        threaded = not self._volatile and (sync or batch.nbytes > KV_INLINE_BYTES)
+        (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
+        if not threaded:
+            loop.charge(cost_ns)
         if faults is not None and not self._volatile and faults.due("fail_write"):
             raise StorageError(f"{self._what}: Input/output error")
         if batch.virtual:
@@ -129,14 +133,15 @@ class _Store:
         else:
             content.write(batch.operations)
         written = content.batches()
+        if threaded:
+            await stores.on_thread(cost_ns, batch.nbytes, self._costs.sync_factor if sync else None)
+        else:
+            await Timer(loop, 0)
         if sync and not self._volatile:
-            await stores.synced(batch.nbytes, self._costs.sync_factor)
             if faults is not None and faults.due("fail_sync"):
                 raise StorageError(f"{self._what}: Input/output error")
             if faults is None or not faults.lying_sync:
                 content.settle(written)
-        else:
-            await Timer(loop, 0)
 
     async def get(self, key: bytes) -> bytes | None:
         await self._read(1, len(key))
@@ -171,9 +176,8 @@ class SimKvStores:
         sync: str = "fdatasync",
         root: str = "sim",
     ) -> None:
-        cpu.stage("kv.write")
         self.loop = loop
-        self.record = cpu.records["kv.write"]
+        self.cpu = cpu
         self.faults = faults
         self.root = root
         self._disk = disk
@@ -181,16 +185,18 @@ class SimKvStores:
         self._store = store if store is not None else SimStore()
         self._durable = sync != "none"
 
-    async def synced(self, nbytes: int, factor: float) -> None:
-        """Waits as the sync of a store's log would, on the store's own thread."""
+    async def on_thread(self, cost_ns: int, nbytes: int, sync_factor: float | None) -> None:
+        """Waits as for a write on the store's own thread, with the sync of its log where there is a factor."""
         disk, loop = self._disk, self.loop
         now: int = loop.env.now  # type: ignore[assignment]  # integers throughout
-        begin_ns = max(now, loop.free_at_ns) + (disk.handoff_ns >> 1)
-        if self._durable:
-            loop.background_ns += disk.cpu_ns
-            end_ns = disk.synced_write(begin_ns, nbytes, grows=False, factor=factor)
-        else:
-            end_ns = disk.write(begin_ns, nbytes)
+        loop.background_ns += cost_ns
+        end_ns = loop.host.reserve(max(now, loop.free_at_ns) + (disk.handoff_ns >> 1), cost_ns)
+        if sync_factor is not None:
+            if self._durable:
+                loop.background_ns += disk.cpu_ns
+                end_ns = disk.synced_write(end_ns, nbytes, grows=False, factor=sync_factor)
+            else:
+                end_ns = disk.write(end_ns, nbytes)
         if self.faults is not None:
             end_ns += self.faults.stall_ns
         await Timer(loop, end_ns + (disk.handoff_ns >> 1) - now)

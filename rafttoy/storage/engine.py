@@ -73,6 +73,7 @@ class KvEngine:
         self._applied = 0
         self._virtual = False  # payload was Sized: only totals are known
         self._entries = 0
+        self._slices = _SLICES if store.durable else [(_BOUNDS[0], _BOUNDS[-1])]  # a dict is sorted whole at every scan
 
     @property
     def durable(self) -> bool:
@@ -134,14 +135,14 @@ class KvEngine:
         if self._virtual:
             return f"sized:{self._entries}"
         digest = hashlib.blake2b(digest_size=16)
-        for start, stop in _SLICES:
+        for start, stop in self._slices:
             digest.update(_pack(await self._store.kv.scan(start, stop)))
         return digest.hexdigest()
 
     async def dump(self) -> bytes:
         if self._virtual:
             raise StorageError("an engine that was given Sized payload has no content to dump")
-        return b"".join([_pack(await self._store.kv.scan(start, stop)) for start, stop in _SLICES])
+        return b"".join([_pack(await self._store.kv.scan(start, stop)) for start, stop in self._slices])
 
     async def restore(self, data: bytes, index: int, conf_state: ConfState) -> None:
         if self._store.shared:
@@ -160,7 +161,7 @@ class KvEngine:
 
     async def _delete_content(self) -> None:
         kv = self._store.kv
-        for start, stop in _SLICES:
+        for start, stop in self._slices:
             write = kv.batch()
             for key, _ in await kv.scan(start, stop):
                 write.delete(key)

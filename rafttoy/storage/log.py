@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rafttoy.raft.entries import EntryBatch
+from rafttoy.raft.errors import SnapshotTemporarilyUnavailable
 from rafttoy.raft.runs import position
 from rafttoy.raft.storage import MemoryStorage
 from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot, SnapshotMetadata
@@ -30,6 +31,9 @@ class Log(MemoryStorage):
         self._resident_bytes = 0
         self._total_bytes = 0
         self._evicted = 0  # batches before this position have no frames
+        self._conf_state = ConfState()
+        self._has_content = False
+        self.snapshot_wanted = False
         self.evictions = 0
 
     @property
@@ -79,18 +83,36 @@ class Log(MemoryStorage):
         super().compact(index)
         self._recount()
 
-    def apply_snapshot(self, snapshot: Snapshot) -> None:
-        super().apply_snapshot(snapshot)
-        self._recount()
+    # --- members and snapshots ---
+
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        return self._hard_state, self._conf_state
+
+    def set_conf_state(self, conf_state: ConfState) -> None:
+        """What `initial_state` tells of the members."""
+        self._conf_state = conf_state
+
+    def snapshot(self) -> Snapshot:
+        """The newest one with its content. While there is none, or only what it stood for is known (after a restart), it has to be
+        made: `snapshot_wanted` tells that somebody asked."""
+        if not self._has_content:
+            self.snapshot_wanted = True
+            raise SnapshotTemporarilyUnavailable("a snapshot has to be made first")
+        return self._snapshot
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
         """The newest snapshot, of a state that the log has reached; the log stays."""
         self._snapshot = snapshot
+        self._has_content = True
+        self.snapshot_wanted = False
 
-    def set_conf_state(self, conf_state: ConfState) -> None:
-        """What `initial_state` tells of the members."""
-        metadata = self._snapshot.metadata
-        self._snapshot = Snapshot(self._snapshot.data, SnapshotMetadata(conf_state, metadata.index, metadata.term))
+    def apply_snapshot(self, snapshot: Snapshot) -> None:
+        super().apply_snapshot(snapshot)
+        self.set_snapshot(snapshot)
+        self._conf_state = snapshot.metadata.conf_state
+        self._recount()
+
+    # --- the whole ---
 
     def restore(self, hard_state: HardState, mark: SnapshotMetadata | None, batches: Sequence[EntryBatch]) -> None:
         """What was found when the log was opened."""
@@ -105,7 +127,10 @@ class Log(MemoryStorage):
     def clear(self) -> None:
         """Empty, as new."""
         self._hard_state = EMPTY_HARD_STATE
+        self._conf_state = ConfState()
         self._snapshot = Snapshot()
+        self._has_content = False
+        self.snapshot_wanted = False
         self._batches = []
         self._before = (0, 0)
         self._recount()

@@ -1,0 +1,152 @@
+"""The contract of key-value stores, for each kind in each world; and what their writes cost and leave."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rafttoy.errors import StorageError
+from rafttoy.observe import StageRecord
+from rafttoy.ports import Ports, Sized
+from rafttoy.sim.store import RandomChoice
+from tests.conformance.kv import check_kv, check_kv_survives
+from tests.storage.beds import RealBed, SimBed
+
+needs_rocksdb = pytest.mark.skipif(importlib.util.find_spec("rocksdict") is None, reason="rocksdict is not installed (an extra)")
+KINDS = ["dict", "leveldb", pytest.param("rocksdb", marks=needs_rocksdb)]
+DURABLE = KINDS[1:]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_stores(tmp_path: Path, kind: str) -> None:
+    made = iter(range(1000))
+    check_kv(lambda: RealBed(tmp_path / str(next(made))).run, kind)
+
+
+@pytest.mark.parametrize("kind", ["dict", "leveldb", "rocksdb"])
+def test_simulated_stores(kind: str) -> None:
+    check_kv(lambda: SimBed().run, kind)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", DURABLE)
+def test_a_real_store_survives(tmp_path: Path, kind: str) -> None:
+    check_kv_survives(RealBed(tmp_path).run, kind)
+
+
+def test_a_simulated_store_survives() -> None:
+    check_kv_survives(SimBed().run, "leveldb")
+
+
+# --- real ones ---
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", DURABLE)
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "store").write_text("a file, not a directory")
+    with pytest.raises(StorageError, match=str(tmp_path / "store")):
+        RealBed(tmp_path).run(lambda ports: ports.kv.open(kind, "store"))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_writes_cost_is_recorded_where_they_run(tmp_path: Path, kind: str) -> None:
+    async def scenario(ports: Ports) -> None:
+        store = await ports.kv.open(kind, "store")
+        for nbytes, sync in ((100, False), (100_000, False), (100, True)):
+            batch = store.batch()
+            batch.put(b"key", bytes(nbytes))
+            await store.write(batch, sync=sync)
+        inline, threaded = ports.cpu.records[f"kv.{kind}"], ports.cpu.records.get(f"kv.{kind}.thread", StageRecord("none"))
+        assert (inline.count + threaded.count, inline.entries + threaded.entries) == (3, 3)
+        assert inline.nbytes + threaded.nbytes == 100_209
+        assert inline.measured + threaded.measured == 3
+        assert inline.cpu_ns + threaded.cpu_ns > 0
+        assert threaded.count == (0 if kind == "dict" else 2)  # a large write, and a synced one
+        await store.close()
+
+    RealBed(tmp_path).run(scenario)
+
+
+# --- simulated ones ---
+
+
+def test_a_write_is_charged_to_the_loop_and_a_sync_to_the_disk() -> None:
+    async def scenario(ports: Ports) -> tuple[int, int]:
+        store = await ports.kv.open("leveldb", "store")
+        out = []
+        for sync in (False, True):
+            batch = store.batch()
+            batch.put_many(None, 100, 25_600)
+            begun_ns = ports.clock.now_ns()
+            await store.write(batch, sync=sync)
+            out.append(ports.clock.now_ns() - begun_ns)
+        return out[0], out[1]
+
+    unsynced, synced = SimBed().run(scenario)
+    assert unsynced == 52_000  # 2 µs and 100 entries of 0.5 µs
+    assert 52_000 + 120_000 <= synced <= 52_000 + 250_000
+
+
+def test_a_crash_keeps_synced_batches_and_then_a_prefix() -> None:
+    bed = SimBed()
+
+    async def scenario(ports: Ports) -> None:
+        store = await ports.kv.open("leveldb", "store")
+        for i in range(10):
+            batch = store.batch()
+            batch.put(b"k%d" % i, b"v")
+            batch.put(b"last", b"%d" % i)
+            await store.write(batch, sync=i == 4)
+
+    bed.run(scenario)
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(200):
+        content = SimBed(bed.store.crash(RandomChoice(rng))).run(_content)
+        count = len(content) - 1
+        assert count >= 5
+        assert content == {**{b"k%d" % i: b"v" for i in range(count)}, b"last": b"%d" % (count - 1)}
+        seen.add(count)
+    assert seen == {5, 6, 7, 8, 9, 10}
+
+
+async def _content(ports: Ports) -> dict[bytes, bytes]:
+    return dict(await (await ports.kv.open("leveldb", "store")).scan(b"", b"\xff"))
+
+
+def test_faults_reach_stores_too() -> None:
+    bed = SimBed()
+
+    async def scenario(ports: Ports) -> None:
+        store = await ports.kv.open("leveldb", "store")
+        batch = store.batch()
+        batch.put(b"a", b"1")
+        bed.faults.fail_sync = 0
+        with pytest.raises(StorageError, match="sim/store: Input/output error"):
+            await store.write(batch, sync=True)
+        bed.faults.fail_write = 0
+        with pytest.raises(StorageError, match="sim/store: Input/output error"):
+            await store.write(batch, sync=False)
+
+    bed.run(scenario)
+
+
+def test_payload_that_is_sized_is_counted_only() -> None:
+    async def scenario(ports: Ports) -> None:
+        store = await ports.kv.open("leveldb", "store")
+        batch = store.batch()
+        batch.put(b"a", Sized(1000))
+        batch.put_many(None, 10, 5000)
+        await store.write(batch, sync=True)
+        record = ports.cpu.records["kv.leveldb.thread"]
+        assert (record.count, record.entries, record.nbytes) == (1, 11, 6001)
+        with pytest.raises(AssertionError, match="Sized"):
+            await store.scan(b"", b"\xff")
+
+    SimBed().run(scenario)
