@@ -32,10 +32,7 @@ _CACHE_BYTES = 8 << 20
 class Native(Protocol):
     """A blocking store behind `_Threaded`."""
 
-    def fill(self, batch: _Batch, sync: bool) -> Any:
-        """The library's own batch, with these operations."""
-
-    def write(self, native: Any, sync: bool) -> None: ...
+    def write(self, batch: _Batch, sync: bool) -> None: ...
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -49,7 +46,7 @@ Pairs = Iterable[tuple[bytes, bytes]]
 
 class _Batch:
     """Operations and their totals. They reach the native batch when it is written: LevelDB must know when a batch is *made* whether
-    it will be synced, and what many operations cost then counts as the store's, wherever it is spent."""
+    it will be synced, and what the operations cost counts as the store's, wherever it is spent."""
 
     __slots__ = ("_many", "_single", "count", "nbytes")
 
@@ -100,12 +97,16 @@ def _each(operations: list[tuple[bytes, Any]], put: Callable[[bytes, Any], Any],
 
 
 class _Threaded:
-    """A native store whose blocking calls run on its own thread."""
+    """A native store whose blocking calls run on its own thread. Writes are recorded where they run: `kv.<kind>` on the loop,
+    `kv.<kind>.thread` beside it."""
 
-    def __init__(self, native: Native, thread: DiskThread, stage: RealStage, path: str, failures: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self, native: Native, thread: DiskThread, cpu: RealCpu, kind: str, path: str, failures: tuple[type[Exception], ...]
+    ) -> None:
         self._native = native
         self._thread = thread
-        self._stage = stage
+        self._inline = cpu.stage(f"kv.{kind}")
+        self._threaded = cpu.stage(f"kv.{kind}.thread").record
         self._path = path
         self._failures = failures
         self._closed = False
@@ -115,16 +116,17 @@ class _Threaded:
 
     async def write(self, batch: WriteBatch, *, sync: bool) -> None:
         assert isinstance(batch, _Batch)
-        native = batch.native(sync=sync)
         try:
             if sync or batch.nbytes > KV_INLINE_BYTES:
-                spent_ns, record = await self._thread.submit(_timed, self._native.write, native, sync, batch.made_synced), self._threaded
+                spent_ns = await self._thread.submit(_timed, self._native, batch, sync)
+                self._threaded.add(batch.count, batch.nbytes, spent_ns)
+                self._threaded.sample(batch.count, batch.nbytes, spent_ns)
             else:
-                spent_ns, record = _timed(self._native.write, native, sync, batch.made_synced), self._inline
+                mark = self._inline.start()
+                self._native.write(batch, sync)
+                await self._inline.done(mark, batch.count, batch.nbytes)
         except self._failures as error:
             raise StorageError(f"{self._path}: {error}") from error
-        record.add(batch.count, batch.nbytes, spent_ns)
-        record.sample(batch.count, batch.nbytes, spent_ns)
 
     async def get(self, key: bytes) -> bytes | None:
         return await self._call(self._native.get, key)
@@ -145,10 +147,10 @@ class _Threaded:
             await self._thread.stop()
 
 
-def _timed(write: Callable[[Any, bool], None], native: Any, sync: bool) -> int:
+def _timed(native: Native, batch: _Batch, sync: bool) -> int:
     """The CPU time of the write on this thread, in ns."""
     begun_ns = time.thread_time_ns()
-    write(native, sync)
+    native.write(batch, sync)
     return time.thread_time_ns() - begun_ns
 
 
@@ -163,12 +165,9 @@ class _LevelDb:
             path, create_if_missing=True, write_buffer_size=_WRITE_BUFFER_BYTES, lru_cache_size=_CACHE_BYTES, paranoid_checks=True
         )
 
-    def fill(self, batch: _Batch, sync: bool) -> Any:
+    def write(self, batch: _Batch, sync: bool) -> None:
         native = self._db.write_batch(sync=sync)
         batch.drain(native.put, native.delete)
-        return native
-
-    def write(self, native: Any, sync: bool) -> None:  # the batch knows
         native.write()
 
     def get(self, key: bytes) -> bytes | None:
@@ -229,9 +228,8 @@ class RealKvStores:
     async def open(self, kind: str, name: str) -> KvStore:
         if kind not in KINDS:
             raise ConfigError(f"no key-value store {kind!r}: one of {', '.join(KINDS)}")
-        stage = self._cpu.stage("kv.write")
         if kind == "dict":
-            return _Dict(stage)
+            return _Dict(self._cpu.stage("kv.dict"))
         if importlib.util.find_spec(_MODULES[kind]) is None:
             raise ConfigError(f"{kind} needs the package {_MODULES[kind]}: pip install 'rafttoy[{kind}]'")
         path = str(self._root / name)
@@ -242,7 +240,7 @@ class RealKvStores:
         except failures as error:
             await thread.stop()
             raise StorageError(f"{path}: {error}") from error
-        return _Threaded(native, thread, stage, path, failures)
+        return _Threaded(native, thread, self._cpu, kind, path, failures)
 
     async def destroy(self, kind: str, name: str) -> None:
         assert kind in KINDS

@@ -30,12 +30,9 @@ class RocksDb:
         unsynced.sync = False
         self._db.set_write_options(unsynced)
 
-    def fill(self, batch: _Operations, sync: bool) -> Any:
+    def write(self, batch: _Operations, sync: bool) -> None:
         native = rocksdict.WriteBatch(raw_mode=True)
         batch.drain(lambda key, value: native.put(key, bytes(value)), native.delete)
-        return native
-
-    def write(self, native: Any, sync: bool) -> None:
         self._db.write(native)
         if sync:
             self._db.flush_wal(True)
