@@ -19,6 +19,7 @@ from rafttoy.observe import StageRecord
 T = TypeVar("T")
 
 __all__ = [
+    "KV_INLINE_BYTES",
     "Buffer",
     "Clock",
     "Cpu",
@@ -201,6 +202,10 @@ class Files(Protocol):
 
 
 # --- key-value stores --------------------------------------------------------------------------------------------------------
+
+
+KV_INLINE_BYTES = 64 << 10
+"""Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""
 
 
 class WriteBatch(Protocol):

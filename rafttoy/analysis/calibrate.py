@@ -31,7 +31,8 @@ __all__ = ["quick_calibration", "training_cells"]
 
 _CONCURRENCIES = (2, 24, 400)
 _TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
-_KV_STAGE = "kv.write"
+_THREAD = ".thread"
+"""Stages whose name ends so run beside the loop."""
 
 
 def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -88,8 +89,10 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
     """The model that explains the training runs best."""
     reports = [report for _, measurement in training for report in measurement.reports.values()]
-    stages = {name: _fit_stage([report.stages[name].samples for report in reports if name in report.stages]) for name in _names(reports)}
-    kv_cost = stages.pop(_KV_STAGE, Linear())
+    stages = {name: _fit_stages(reports, (name,)) for name in _names(reports)}
+    kinds = sorted({name.split(".")[1] for name in stages if name.startswith("kv.")})
+    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{_THREAD}"))) for kind in kinds}
+    stages = {name: cost for name, cost in stages.items() if not name.startswith("kv.")}
     links = {}
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
         rows = [(cell, m) for cell, m in training if cell.transport == transport]
@@ -102,7 +105,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
             confidence="quick: one short run a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=disk, links=links),
-        software=Software(stages=stages, kv={kind: Kv(write=kv_cost) for kind in ("leveldb", "rocksdb", "dict")}),
+        software=Software(stages=stages, kv=kv),
     )
     for transport in links:
         slowest = min(((c, m) for c, m in training if c.transport == transport), key=lambda pair: pair[0].conc)
@@ -114,8 +117,9 @@ def _names(reports: Iterable[PeerReport]) -> list[str]:
     return sorted({name for report in reports for name in report.stages})
 
 
-def _fit_stage(samples: Sequence[Sequence[int]]) -> Linear:
-    """Cost of one stage from rows of (entries, bytes, cpu_ns)."""
+def _fit_stages(reports: Sequence[PeerReport], names: Sequence[str]) -> Linear:
+    """One cost for what is recorded under any of `names`, from rows of (entries, bytes, cpu_ns)."""
+    samples = [report.stages[name].samples for report in reports for name in names if name in report.stages]
     table = np.concatenate([np.asarray(rows, dtype=np.float64).reshape(-1, 3) for rows in samples])
     if not len(table):
         return Linear()
@@ -145,9 +149,10 @@ def _fit_link(reports: Sequence[PeerReport]) -> Link:
     loop, background, packets = [], [], []
     for report in reports:
         counters = report.counters
-        staged_ns = sum(stage.cpu_ns for stage in report.stages.values())
+        staged_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(_THREAD))
+        threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(_THREAD))
         loop.append(max(0.0, report.loop_ns - staged_ns))
-        background.append(max(0.0, report.total_ns - report.loop_ns - counters.get("disk_cpu_ns", 0)))
+        background.append(max(0.0, report.total_ns - report.loop_ns - threads_ns - counters.get("disk_cpu_ns", 0)))
         packets.append(
             (
                 counters.get("packets_sent", 0),

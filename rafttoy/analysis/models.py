@@ -46,7 +46,7 @@ def find_model(name_or_path: str) -> Path:
 
 _COMMENTS = {
     "hardware": "What the machine costs.",
-    "hardware.disk": "sync_us: evenly spaced quantiles of a 4 KiB synced write, alone. concurrency: factor with 1, 2, 3 … at once.",
+    "hardware.disk": "sync_us: quantiles of a 4 KiB synced write, alone, at sync_percent. concurrency: factor with 1, 2, 3 … at once.",
     "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop. background: core time beside the loops, each side.",
     "software": "What the code costs: fixed_us + entry_us * entries + byte_ns * bytes / 1000, in microseconds, an execution.",
 }

@@ -27,7 +27,7 @@ __all__ = ["probe_disk"]
 _BLOCK = 4096
 _FILE_BYTES = 8 << 20
 _LARGE_BYTES = (64 << 10, 512 << 10)
-_QUANTILES = 21
+_PERCENT = [*range(0, 100, 5), 97.5, 99, 99.5, 99.9, 100]
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
@@ -52,7 +52,8 @@ def probe_disk(directory: Path | None, seconds: float = 3.0) -> Disk:
     slopes = [max(0.0, (ns - base_ns) / (size - _BLOCK)) for ns, size in zip(large, _LARGE_BYTES, strict=True)]
     factors = [1.0, *(max(1.0, ns / base_ns) for ns in together)]
     return Disk(
-        sync_us=[round(ns / 1e3, 1) for ns in np.quantile(alone, np.linspace(0, 1, _QUANTILES)).tolist()],
+        sync_us=[round(ns / 1e3, 1) for ns in np.percentile(alone, _PERCENT).tolist()],
+        sync_percent=[float(percent) for percent in _PERCENT],
         grow_us=round(max(0.0, statistics.median(growing) - base_ns) / 1e3, 1),
         byte_ns=round(slopes[-1], 4),
         write_us=round(unsynced / 1e3, 1),

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,11 @@ def main() -> None:
         kind = "StorageError" if isinstance(error, StorageError) else type(error).__name__
         emit(Failed(kind, str(error)))
         status = error.exit_status
-    sys.stdout.flush()
+    except BaseException as error:  # a bug of ours: told, and not left to an interpreter that threads keep from ending
+        traceback.print_exc()
+        emit(Failed("RunError", f"internal error: {error!r}"))
+        status = 3
+    sys.stderr.flush()
     os._exit(status)  # threads of gRPC and of the disk may still be busy; nothing they hold matters now
 
 

@@ -29,7 +29,7 @@ class SimDisk:
         self.env = env
         self._host = host
         self._rng = rng
-        self._shares = [percent / 100.0 for percent in costs.sync_percent]
+        self._shares = [percent / 100.0 for percent in costs.percents()]
         self._table_ns = [us * 1000.0 for us in costs.sync_us]
         self._draws: list[float] = []
         self._byte_ns = costs.byte_ns

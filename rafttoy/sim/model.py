@@ -34,7 +34,8 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One device, shared by every peer of a host.
 
-    sync_us            quantiles, evenly spaced from 0 to 100 %, of a 4 KiB write over preallocated space with its fdatasync, alone
+    sync_us            quantiles, at `sync_percent`, of a 4 KiB write over preallocated space with its fdatasync, alone
+    sync_percent       from 0 to 100, ascending; dense where the tail is, for the rare stall of a device must stay rare (default: even)
     grow_us            what a write that grows its file adds to that
     byte_ns            what each byte beyond the first 4 KiB adds
     write_us           a write that is not synced
@@ -48,10 +49,25 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     byte_ns: Cost
     write_us: Cost
     handoff_us: Cost
+    sync_percent: list[Annotated[float, msgspec.Meta(ge=0, le=100)]] = msgspec.field(default_factory=list)
     grow_us: Cost = 0.0
     read_us: Cost = 10.0
     concurrency: Annotated[list[Cost], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     cpu_us: Cost = 0.0
+
+    def __post_init__(self) -> None:
+        percent = self.sync_percent or [0.0, *[100.0] * (len(self.sync_us) - 1)]
+        if len(percent) != len(self.sync_us):
+            raise ValueError(f"sync_percent has {len(percent)} values, sync_us {len(self.sync_us)}")
+        if percent != sorted(percent) or percent[0] != 0 or percent[-1] != 100:
+            raise ValueError("sync_percent ascends from 0 to 100")
+        if self.sync_us != sorted(self.sync_us):
+            raise ValueError("sync_us ascends, as quantiles do")
+
+    def percents(self) -> list[float]:
+        """Where the quantiles stand."""
+        last = len(self.sync_us) - 1
+        return self.sync_percent or [100.0 * i / last for i in range(last + 1)]
 
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +87,7 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key-value store: `write` is work of one batch on the loop; a sync adds a disk sync, scaled by `sync_factor`."""
+    """A key-value store: `write` is the work of one batch; a sync adds a disk sync, scaled by `sync_factor`."""
 
     write: Linear
     read: Linear = Linear(fixed_us=5.0)
@@ -85,11 +101,10 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`stages` by name; `wakeup_us` is the loop's own work each time a task resumes."""
+    """`stages` by name, `kv` by kind of store."""
 
     stages: dict[str, Linear]
     kv: dict[str, Kv]
-    wakeup_us: Cost = 0.0
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
