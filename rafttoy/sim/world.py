@@ -26,7 +26,7 @@ class SimPorts:
     """The world of one simulated peer."""
 
     def __init__(self, world: SimWorld, id: int) -> None:
-        loop = Loop(world.host)
+        loop = world.shared_loop or Loop(world.host)
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
@@ -51,6 +51,7 @@ class SimWorld:
         self.host = SimHost(self.env, model.hardware.cores)
         self.disk = SimDisk(self.env, self.host, model.hardware.disk, SeededRandomness(seed, 0).stream("disk"))
         self.network = SimNetwork(costs)
+        self.shared_loop = Loop(self.host) if transport == "mem" else None  # that transport has all peers in one process
         self.members: dict[int, Member] = {}
 
     def add_member(self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None) -> Member:
