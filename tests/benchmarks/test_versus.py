@@ -1,0 +1,391 @@
+"""Side by side with another system: what is refused, what is read, and what the ratios claim."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks import versus
+from rafttoy.cell import Cell, Plan
+from rafttoy.errors import ConfigError, PeerError, RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+CELL = Cell(pipeline="basic", wal="mem", engine="mem", transport="tcp")
+
+# --- cells ---
+
+
+def test_a_cell_is_a_grid_of_what_bench_takes() -> None:
+    cells = versus.parse_cells("pipeline=basic,async-apply wal=mem engine=mem conc=1,128 nodes=5")
+    assert [(cell.pipeline, cell.conc) for cell in cells] == [("basic", 1), ("basic", 128), ("async-apply", 1), ("async-apply", 128)]
+    assert {(cell.wal, cell.nodes, cell.bytes, cell.transport) for cell in cells} == {("mem", 5, Cell().bytes, Cell().transport)}
+
+
+def test_a_rate_makes_an_open_loop() -> None:
+    (cell,) = versus.parse_cells("rate=5000")
+    assert (cell.rate, cell.conc) == (5000.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pipline=basic", r"'pipline' \(did you mean pipeline\?\)"),
+        ("pipeline=basics", r"'basics' \(did you mean basic\?\)"),
+        ("conc=many", "conc: "),
+        ("conc=0", "--conc"),
+        ("conc", "conc: "),
+        ("conc=1 rate=5", "exclude each other"),
+    ],
+)
+def test_a_wrong_cell_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        versus.parse_cells(text)
+
+
+@pytest.mark.parametrize("text", ["transport=grpc wal=file", "storage=leveldb transport=mem conc=7", "rate=2500.5 arrival=constant"])
+def test_our_command_line_says_the_whole_cell(text: str) -> None:
+    """What `rafttoy bench` makes of it is that cell and that plan."""
+    import click
+
+    from rafttoy.cli import options
+    from rafttoy.cli.bench import command
+
+    (cell,) = versus.parse_cells(text)
+    plan = Plan(seconds=0.25, warmup_seconds=0.5, seed=9, sync="none")
+    words = versus.our_words(cell, plan, Path("somewhere"))
+    assert words[1:4] == ["-m", "rafttoy", "bench"]
+    ctx = command.make_context("bench", words[4:], parent=click.Context(click.Group()))
+    with ctx:
+        request = options.make_request(ctx, dict(ctx.params))
+    assert (request.cells, request.plan, request.output, request.data_dir) == ([cell], plan, "json", Path("somewhere"))
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("cell", "sync", "expected"),
+    [
+        (Cell(wal="file"), "fdatasync", True),
+        (Cell(wal="leveldb"), "dsync", True),
+        (Cell(wal="file"), "none", False),
+        (Cell(wal="mem", engine="leveldb"), "fdatasync", False),
+        (Cell(wal="mem:5ms"), "fdatasync", False),
+        (Cell(storage="leveldb", wal="leveldb", engine="leveldb"), "fdatasync", True),
+        (Cell(storage="leveldb", wal="leveldb", engine="leveldb"), "none", False),
+    ],
+)
+def test_what_counts_as_durable(cell: Cell, sync: str, expected: bool) -> None:
+    assert versus.durable(cell, sync) is expected
+
+
+def an_other(**changes: object) -> versus.Other:
+    other = versus.Other(name="x", command="x", durable=False, bytes=256, nodes=3, processes=None)
+    return msgspec.structs.replace(other, **changes)
+
+
+def test_equals_pass() -> None:
+    versus.refuse(CELL, "fdatasync", an_other())
+    versus.refuse(msgspec.structs.replace(CELL, wal="file"), "fdatasync", an_other(durable=True))
+    versus.refuse(msgspec.structs.replace(CELL, bytes=64, nodes=5), "fdatasync", an_other(bytes=None, nodes=None))
+    versus.refuse(msgspec.structs.replace(CELL, transport="mem"), "fdatasync", an_other(processes=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "other", "named"),
+    [
+        ({}, {"durable": True}, "durability: ours in memory, theirs synced"),
+        ({"wal": "file"}, {}, "durability: ours synced before the acknowledgement, theirs in memory"),
+        ({"bytes": 1024}, {}, "payload: ours 1024 B, theirs 256 B"),
+        ({"nodes": 5}, {}, "nodes: ours 5, theirs 3"),
+        ({"transport": "mem"}, {}, "processes: ours 1, theirs 3"),
+    ],
+)
+def test_a_difference_is_refused_by_name(changes: dict[str, object], other: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        versus.refuse(msgspec.structs.replace(CELL, **changes), "fdatasync", an_other(**other))
+
+
+def test_all_differences_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"durability: .*; payload: .*; nodes: "):
+        versus.refuse(msgspec.structs.replace(CELL, bytes=1, nodes=1), "fdatasync", an_other(durable=True))
+
+
+# --- the other's command and what it prints ---
+
+
+def test_placeholders_are_fields_of_the_cell() -> None:
+    other = an_other(command="run 'a b' {pipeline} --bytes={bytes} {conc}x{seconds}")
+    assert other.words(CELL, 2.0) == ["run", "a b", "basic", "--bytes=256", "128x2"]
+    with pytest.raises(ConfigError, match=r"'conk' \(did you mean conc\?\)"):
+        an_other(command="run {conk}").words(CELL, 2.0)
+
+
+def test_a_line_of_the_original_is_read() -> None:
+    """ns/op is mean latency there: 1.6 ms times 77,070 a second is about the 128 in flight."""
+    sample = versus.read_sample("noise\nBenchmarkRaftClosed/conc=128/bytes=256-2 \t 192838\t 1659654 ns/op\t 19.73 MB/s\nPASS\n", CELL)
+    assert sample == {"ops_per_s": pytest.approx(19.73e6 / 256), "mean_us": pytest.approx(1659.654)}
+
+
+def test_inverse_throughput_is_no_latency() -> None:
+    sample = versus.read_sample("BenchmarkRaft/conc=128/bytes=256-16 300000 9607 ns/op 26.64 MB/s", CELL)
+    assert sample == {"ops_per_s": pytest.approx(26.64e6 / 256)}
+
+
+def test_our_own_lines_can_stand_on_the_other_side() -> None:
+    from rafttoy.analysis.formats import gobench_line
+    from tests.support import make_result
+
+    result = make_result(conc=128, ops_per_s=13_323.0, mb_per_s=13_323 * 256e-6)
+    sample = versus.read_sample(gobench_line(result, (), 2), CELL)
+    assert sample["p50_us"] == result.latency_us["p50"]
+    assert sample["mean_us"] == pytest.approx(result.latency_us["mean"])
+    assert sample["ops_per_s"] == pytest.approx(result.ops_per_s, rel=0.01)
+
+
+def test_the_line_of_this_cell_is_picked() -> None:
+    lines = "BenchmarkX/conc=1/bytes=256 10 5 ns/op 1.00 MB/s\nBenchmarkX/conc=128/bytes=256 10 5 ns/op 2.56 MB/s\n"
+    assert versus.read_sample(lines, CELL)["ops_per_s"] == pytest.approx(10_000)
+
+
+def test_ops_per_second_stand_for_themselves() -> None:
+    assert versus.read_sample("BenchmarkEtcd 1000 5812.5 ops/s 17000000 p50-ns", CELL) == {"ops_per_s": 5812.5, "p50_us": 17_000.0}
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        ("BenchmarkX/conc=128/bytes=1024-2 10 5 ns/op 1 MB/s", ConfigError, "payload in bytes: ours 256, theirs 1024"),
+        ("BenchmarkX/conc=64/bytes=256-2 10 5 ns/op 1 MB/s", ConfigError, "concurrency: ours 128, theirs 64"),
+        ("BenchmarkX/nodes=5-2 10 5 ns/op 1 MB/s", ConfigError, "nodes: ours 3, theirs 5"),
+        ("BenchmarkX 10 1 MB/s\nBenchmarkX 10 2 MB/s", ConfigError, "printed 2 lines"),
+        ("BenchmarkX 10 5 ns/op", PeerError, "neither MB/s nor ops/s"),
+        ("BenchmarkX 10 0 MB/s", RunError, "throughput of 0"),
+        ("Benchmarks are fun, said the fox\nBenchmark 1 one two", PeerError, "no Go benchmark line"),
+        ("", PeerError, "no Go benchmark line"),
+    ],
+)
+def test_what_is_not_of_this_cell_is_refused(output: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        versus.read_sample(output, CELL)
+
+
+def test_a_command_that_fails_tells_why() -> None:
+    with pytest.raises(RunError, match="status 7\n  no quorum"):
+        versus.run_command(["sh", "-c", "echo no quorum >&2; exit 7"], 10)
+    with pytest.raises(ConfigError, match="/nowhere: No such file"):
+        versus.run_command(["/nowhere"], 10)
+
+
+def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    """It is interrupted first, and can remove what it made. Its child holds a pipe, which no writer has once that child is gone."""
+    made, held = tmp_path / "made", tmp_path / "held"
+    os.mkfifo(held)
+    script = f"""
+import pathlib, subprocess
+made = pathlib.Path({str(made)!r})
+made.touch()
+try:
+    subprocess.run(["sh", "-c", "trap '' INT; exec sleep 600 > {held}"])
+finally:
+    made.unlink()
+"""
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(RunError, match=r"not done after 1\.5 s"):
+            versus.run_command([sys.executable, "-c", script], 1.5)
+        assert not made.exists()
+        os.set_blocking(reader, True)
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+# --- ratios ---
+
+
+def test_counts_of_u_are_those_of_all_orders() -> None:
+    for n, m in ((1, 1), (2, 3), (4, 4), (5, 3)):
+        places = itertools.combinations(range(n + m), n)
+        seen = Counter(sum(place - i for i, place in enumerate(chosen)) for chosen in places)
+        assert versus._u_counts(n, m) == [seen[u] for u in range(n * m + 1)]
+
+
+def test_the_ratio_of_clear_samples() -> None:
+    found = versus.compare([200, 210, 190, 205, 195], [100, 101, 99, 98, 102])
+    assert found.ratio == pytest.approx(2.0, rel=0.01)
+    assert 1.8 < found.low < 2.0 < found.high < 2.2
+    assert found.p == pytest.approx(2 / 252)
+    assert found.coverage == pytest.approx(1 - 2 * 4 / 252)
+
+
+def test_few_rounds_own_up_to_it() -> None:
+    three = versus.compare([3.0, 3.1, 3.2], [1.0, 1.1, 1.2])
+    assert (three.low, three.high) == (3.0 / 1.2, 3.2 / 1.0)
+    assert three.coverage == pytest.approx(0.9)
+    assert three.p == pytest.approx(0.1)
+    one = versus.compare([3.0], [2.0])
+    assert (one.ratio, one.low, one.high, one.coverage, one.p) == (1.5, 1.5, 1.5, 0.0, 1.0)
+
+
+@given(st.lists(st.floats(1, 100), min_size=4, max_size=8), st.lists(st.floats(1, 100), min_size=4, max_size=8))
+def test_the_interval_holds_what_the_test_does_not_reject(ours: list[float], theirs: list[float]) -> None:
+    found = versus.compare(ours, theirs)
+    assert found.coverage >= versus.CONFIDENCE
+    assert found.low <= found.ratio <= found.high
+
+    def p(ratio: float) -> float:
+        return float(stats.mannwhitneyu(ours, [ratio * value for value in theirs], method="exact").pvalue)
+
+    edge = 1e-6
+    assert p(found.low * (1 - edge)) <= 1 - versus.CONFIDENCE
+    assert p(found.high * (1 + edge)) <= 1 - versus.CONFIDENCE
+    quotients = sorted(mine / other for mine in ours for other in theirs)
+    for low, high in itertools.pairwise(quotients):
+        if found.low <= low and high <= found.high and high > low * (1 + 4 * edge):
+            assert p((low * high) ** 0.5) > 1 - versus.CONFIDENCE
+
+
+def test_turns_alternate_and_so_does_who_begins() -> None:
+    assert versus.turns(3) == [True, False, False, True, True, False]
+    assert Counter(versus.turns(7)) == {True: 7, False: 7}
+
+
+# --- the whole, with a real command on the other side ---
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A system that does CONC proposals in a millisecond, and notes each of its runs."""
+    script = tmp_path / "other"
+    script.write_text(
+        f"""#!{sys.executable}
+import pathlib, sys
+conc = int(sys.argv[1])
+with pathlib.Path(__file__).with_name("runs").open("a") as runs:
+    runs.write(" ".join(sys.argv[1:]) + "\\n")
+print("starting up")
+print(f"BenchmarkOther/conc={{conc}}/bytes=256-2 1000 1000000 ns/op {{conc * 256e-3:.3f}} MB/s")
+"""
+    )
+    script.chmod(0o755)
+    return script
+
+
+def arguments(other: Path, *more: str) -> list[str]:
+    cell = "pipeline=basic wal=mem engine=mem transport=mem conc=8,64"
+    declared = ["--other-durable", "no", "--other-bytes", "256", "--other-nodes", "3", "--other-processes", "1"]
+    fast = ["--rounds", "2", "--duration", "100ms", "--warmup", "50ms"]
+    command = f"{shlex.quote(str(other))} {{conc}} {{seconds}}"
+    return ["--cell", cell, "--other", command, "--name", "a fake", *declared, *fast, *more]
+
+
+@pytest.fixture
+def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m rafttoy` finds the package there, installed or not."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+def test_json_has_every_round(other: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert versus.main(arguments(other, "-o", "json")) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["cell"]["conc"] for row in rows] == [8, 64]
+    for row in rows:
+        conc = row["cell"]["conc"]
+        assert row["theirs"] == {"ops_per_s": [pytest.approx(conc * 1000)] * 2, "mean_us": [1000.0] * 2}
+        assert len(row["ours"]["ops_per_s"]) == 2
+        assert min(row["ours"]["ops_per_s"]) > 0
+        assert set(row["ratios"]) == {"ops_per_s", "mean_us"}
+        low, high = min(row["ours"]["ops_per_s"]) / conc / 1000, max(row["ours"]["ops_per_s"]) / conc / 1000
+        assert low * 0.999 <= row["ratios"]["ops_per_s"]["ratio"] <= high * 1.001
+        assert row["manifest"]["flags"]["transport"] == "mem"
+    assert other.with_name("runs").read_text().splitlines() == ["8 0.1", "8 0.1", "64 0.1", "64 0.1"]
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+@pytest.mark.parametrize("output", ["table", "markdown"])
+def test_a_table_names_both_sides_and_a_threshold_sets_the_status(other: Path, output: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert versus.main(arguments(other, "-o", output, "--min-ratio", "1000000")) == 1
+    out, err = capfd.readouterr()
+    assert "theirs: a fake" in out
+    assert re.search(r"^ours: rafttoy .*: basic, mem\+mem, mem, 3 nodes, 256 B$", out, re.MULTILINE)
+    assert "proposals a second" in out
+    assert "mean latency" in out
+    assert "median latency" not in out  # the other side tells none
+    assert re.search(r"^\|? *8 .*8,000", out, re.MULTILINE)
+    assert re.search(r"^\|? *64 .*64,000.*\(67%\)", out, re.MULTILINE)
+    assert "--min-ratio 1e+06" in err
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+def test_variables_do_not_change_what_is_compared(other: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RAFTTOY_RATE", "10")
+    monkeypatch.setenv("RAFTTOY_PIPELINE", "no such")
+    assert versus.main([*arguments(other, "-o", "json", "--rounds", "1")]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[0])["manifest"]["flags"]["pipeline"] == "basic"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--other-durable", "yes"], "durability: ours in memory, theirs synced"),
+        (["--other-bytes", "512"], "payload: ours 256 B, theirs 512 B"),
+        (["--other-nodes", "5"], "nodes: ours 3, theirs 5"),
+        (["--other-processes", "3"], "processes: ours 1, theirs 3"),
+        (["--cell", "wal=file transport=mem conc=8"], "durability: ours synced"),
+        (["--other", "run {conc} {bytes}"], "say --other-bytes, or"),
+        (["--cell", "wall=mem"], "did you mean wal?"),
+        (["--rounds", "0"], "--rounds"),
+    ],
+)
+def test_nothing_runs_where_cells_do_not_compare(other: Path, more: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert versus.main(arguments(other, *more)) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert not other.with_name("runs").exists()
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+def test_a_failure_of_the_other_side_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "other"
+    script.write_text("#!/bin/sh\necho no leader >&2\nexit 4\n")
+    script.chmod(0o755)
+    assert versus.main(arguments(script)) == 3
+    assert "status 4\n  no leader" in capfd.readouterr().err
+
+
+# --- the documentation ---
+
+
+def test_flags_in_the_documentation_exist() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    known = {name for parameter in versus.versus.params for name in parameter.opts}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"`?rafttoy bench[^`\n]*", "", text)))
+    assert {"--cell", "--other", "--other-durable", "--min-ratio"} <= named <= known
+
+
+def test_the_example_of_the_documentation_is_well_formed() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    (block,) = re.findall(r"^```sh\n(python benchmarks/versus\.py .*?)^```", text, re.MULTILINE | re.DOTALL)
+    words = shlex.split(block.replace("\\\n", " "))
+    ctx = versus.versus.make_context("versus.py", words[2:])
+    (cell,) = ctx.params["cells"]
+    assert len(versus.parse_cells(cell)) > 1
