@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -108,3 +110,19 @@ def test_list(rafttoy: Rafttoy) -> None:
     for row in rows:
         assert row["name"] in table
         assert row["description"] in table
+
+
+def test_a_bar_moves_on_a_terminal_and_data_stay_data() -> None:
+    terminal, slave = os.openpty()
+    command = [sys.executable, "-m", "rafttoy", "sim", *QUICK, "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"}) as process:
+        os.close(slave)
+        out, _ = process.communicate(timeout=60)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"simulating" in shown
+    assert [json.loads(line)["conc"] for line in out.splitlines()] == [1, 16]
