@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Packet, Sized
-from rafttoy.raft import Message, MessageType, Snapshot
+from rafttoy.raft import LOCAL_APPLY_THREAD, Message, MessageType, Snapshot
 from rafttoy.raft.entries import EntryBatch, append_varint, read_varint
 
 __all__ = ["MESSAGE_LIMIT_BYTES", "SERVICE", "Epoch", "RaftMsg", "decode", "encode"]
@@ -209,7 +209,10 @@ def _message(data: bytes, at: int, end: int) -> Message:
         tag = data[at]
         if tag == 0x3A:
             found, at = EntryBatch.decode(data, at, end)
-            entries = entries + found if entries else found
+            if entries:
+                entries += found
+            else:
+                entries = found
             continue
         at += 1
         if tag > 0x7F:
@@ -251,4 +254,6 @@ def _message(data: bytes, at: int, end: int) -> Message:
     type = _TYPES.get(type_)
     if type is None:
         raise MalformedMessage(f"unknown message type {type_}")
+    if from_ >= LOCAL_APPLY_THREAD:
+        raise MalformedMessage(f"a message that claims to be from {from_:#x}, a storage thread of this node")
     return Message(type, to, from_, term, log_term, index, entries, commit, vote, snapshot, reject, reject_hint, context)
