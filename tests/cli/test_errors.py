@@ -30,7 +30,7 @@ PEERS = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003"
             r"--pipeline: no 'paralel-append' \(did you mean parallel-append\?\); there are: basic, .*async-storage",
         ),
         ("bench --pipeline basic,nope", r"--pipeline: no 'nope'; there are: basic, "),
-        ("bench --wal etdc", r"--wal: no 'etdc' \(did you mean etcd\?\); there are: .*file"),
+        ("bench --wal flie", r"--wal: no 'flie' \(did you mean file\?\); there are: mem, .*file"),
         ("bench --wal mem:5", r"--wal.*mem:5"),
         ("bench --engine levledb", r"--engine: no 'levledb' \(did you mean leveldb\?\); there are: "),
         ("compare --storage splt", r"--storage: no 'splt' \(did you mean split\?\); there are: "),

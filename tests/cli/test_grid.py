@@ -45,9 +45,9 @@ def test_lists_multiply_with_loads_innermost() -> None:
 
 
 def test_a_combined_store_is_one_cell_whatever_wals_are_listed() -> None:
-    cells = request("--storage", "split,leveldb", "--wal", "mem,file,etcd", "--engine", "mem,leveldb").cells
+    cells = request("--storage", "split,leveldb", "--wal", "mem,file,leveldb", "--engine", "mem,leveldb").cells
     assert [(cell.storage, cell.wal, cell.engine) for cell in cells] == [
-        *(("split", wal, engine) for wal in ("mem", "file", "etcd") for engine in ("mem", "leveldb")),
+        *(("split", wal, engine) for wal in ("mem", "file", "leveldb") for engine in ("mem", "leveldb")),
         ("leveldb", "leveldb", "leveldb"),
     ]
 

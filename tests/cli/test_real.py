@@ -152,7 +152,7 @@ def test_peers_serve_run_after_run_without_a_restart(
     peers, processes = followers
     lead = ("bench", *QUICK, "--id", "1", "--peers", peers, "--transport", "tcp", "--data-dir", tmp_path / "1", "-o", "json", "--verify")
     for pipeline in ("basic", "async-apply"):
-        done = rafttoy(*lead, "--pipeline", pipeline, "--conc", "1,8", "--wal", "etcd")
+        done = rafttoy(*lead, "--pipeline", pipeline, "--conc", "1,8")
         assert done.status == 0, done.err
         assert [(row["pipeline"], row["conc"], row["nodes"], row["verified"]) for row in rows_of(done.out)] == [
             (pipeline, 1, 3, True),
