@@ -110,6 +110,8 @@ def run_grid(
     model: Model | None = None,
     data_dir: Path | None = None,
     cluster: Cluster | None = None,
+    keep: bool = False,
+    fresh: bool = False,
     flags: Mapping[str, str] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
     progress: Progress = lambda what, share: None,
@@ -118,6 +120,7 @@ def run_grid(
 ) -> list[Result]:
     """Runs every cell `count` times in `world` ("real" or "sim"), seeds plan.seed, plan.seed + 1, … ; results as they come.
 
+    With `keep` real peers keep their data in `data_dir`, and the first run goes on where the last one there ended (`fresh`: not).
     `say` is told what a person should know (a peer that died). Raises RunError, PeerError, StorageError or CheckFailed when a run
     fails; results handed to `on_result` before stand."""
     assert world in WORLDS
@@ -158,9 +161,11 @@ def run_grid(
                 progress=moved,
                 say=say,
                 verbose=verbose,
+                keep=keep,
+                fresh=fresh,
             )
         else:
-            run_local(batch, data_dir=data_dir, on_measured=measured, progress=moved, say=say, verbose=verbose)
+            run_local(batch, data_dir=data_dir, on_measured=measured, progress=moved, say=say, verbose=verbose, keep=keep, fresh=fresh)
         begun += len(batch)
     return results
 

@@ -3,6 +3,9 @@
 A newer epoch makes the member drop its state and begin anew, so that peers serve run after run without a restart (the original's
 TestEpoch). Beside Raft's messages, members exchange control messages over the same links: what the next epoch is made of, when the
 measured window begins, what was recorded. An epoch that comes without one begins with the settings of the last.
+
+A durable storage keeps the epoch beside it: a member that is started again in its directory resumes it, with its log, hard state and
+engine as they were, and catches up with the group.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from typing import Any
 import msgspec
 
 from rafttoy.cell import Cell, Plan
-from rafttoy.errors import MalformedMessage, RunError
+from rafttoy.errors import MalformedMessage, RunError, StorageError
 from rafttoy.observe import Metrics
 from rafttoy.peer import Peer, RaftOptions
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet, Ports, Task
+from rafttoy.proposal import AcknowledgedRun
 from rafttoy.raft import StateRole
-from rafttoy.storage import Storage, make_storage
+from rafttoy.storage import Identity, Storage, make_storage
 from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
 
@@ -33,7 +37,7 @@ class StageTotals(msgspec.Struct, frozen=True):
     entries: int
     nbytes: int
     cpu_ns: int
-    samples: list[int] = []  # noqa: RUF012 - msgspec copies an empty default
+    samples: list[int] = []
 
 
 class PeerReport(msgspec.Struct, frozen=True):
@@ -51,12 +55,18 @@ class PeerReport(msgspec.Struct, frozen=True):
     metrics: dict[str, dict[str, float]]
 
 
-class _Hello(msgspec.Struct, frozen=True, tag="hello"):
-    from_: int
-    request: int
+class Setting(msgspec.Struct, frozen=True):
+    """What an epoch is made of, as it is kept beside a durable storage and told to the others."""
+
     epoch: tuple[int, int]
     cell: Cell
     plan: Plan
+
+
+class _Hello(msgspec.Struct, frozen=True, tag="hello"):
+    from_: int
+    request: int
+    setting: Setting
 
 
 class _Mark(msgspec.Struct, frozen=True, tag="mark"):
@@ -79,6 +89,7 @@ class _Answer(msgspec.Struct, frozen=True, tag="answer"):
     report: PeerReport | None = None
 
 
+_EPOCH, _EPOCH_TEMPORARY = "EPOCH", "EPOCH.tmp"
 _encode_control = msgspec.json.Encoder().encode
 _decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
 
@@ -86,7 +97,7 @@ _RESEND_NS = 200_000_000
 
 
 class Member:
-    """Member `id` of `nodes`. `log` tells a person, a line at a time."""
+    """Member `id` of `nodes`. With `fresh` it forgets what its directory holds. `log` tells a person, a line at a time."""
 
     def __init__(
         self,
@@ -98,6 +109,7 @@ class Member:
         plan: Plan,
         options: RaftOptions | None = None,
         by_reference: bool = False,
+        fresh: bool = False,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.ports = ports
@@ -115,15 +127,18 @@ class Member:
         self._options = options or RaftOptions()
         self._by_reference = by_reference
         self._log = log
-        self._storage_kind: tuple[str, ...] = ()
+        self._storage_name = ""
         self._signal = Signal(ports.tasks)
         self._next: tuple[Epoch, Cell, Plan] | None = None
+        self._fresh = fresh
         self._early: list[RaftMsg] = []
         self._idle_packets: list[Packet] = []
         self._greeter: tuple[int, int] | None = None
         self._requests = 0
         self._pending: dict[int, Any] = {}
-        self._begun: list[Any] = []
+        self._begun: list[tuple[tuple[Epoch, Cell, Plan], Any]] = []
+        self.on_acknowledged: Callable[[AcknowledgedRun], None] | None = None
+        """Told of every run of proposals as it is acknowledged, before the client is."""
         self._usage0 = (0, 0)
         self._counters0: dict[str, int] = {}
         self._stopped = False
@@ -133,7 +148,9 @@ class Member:
     # --- life ---
 
     async def serve(self) -> None:
-        """Listens and runs one epoch after another until `stop`. Raises RunError when the address is taken."""
+        """Listens and runs one epoch after another until `stop`; first the one that `find_epoch` found.
+
+        Raises RunError when the address is taken."""
         await self.ports.links.listen(self._on_packet, self._on_loss)
         while not self._stopped:
             if self._next is None:
@@ -164,13 +181,58 @@ class Member:
                 self.peer.end()
             self._on_failure(error)
 
+    async def find_epoch(self) -> None:
+        """What an earlier life of this member left in its directory is resumed by `serve`. Called before it, once.
+
+        Raises ConfigError for a directory that is not this member's, StorageError."""
+        files = self.ports.files
+        names = await files.listdir()
+        if not names:
+            return
+        await self._identity(self.cell, fresh=self._fresh).claim(self.ports)
+        if self._fresh:
+            await self._forget_epoch()
+        elif _EPOCH in names:
+            file = await files.open(_EPOCH)
+            data = await file.pread(0, 1 << 16)
+            await file.close()
+            try:
+                setting = msgspec.json.decode(data, type=Setting)
+            except msgspec.MsgspecError as error:
+                raise StorageError(f"{files.root}/{_EPOCH}: {error}") from None
+            self._next = (Epoch(*setting.epoch), setting.cell, setting.plan)
+            self.epoch = Epoch(*setting.epoch)
+
+    def _identity(self, cell: Cell, *, fresh: bool) -> Identity:
+        return Identity(self.id, cell.storage_name(), fresh)
+
+    async def _keep_epoch(self, setting: Setting) -> None:
+        files = self.ports.files
+        file = await files.open(_EPOCH_TEMPORARY, create=True)
+        await file.truncate(0)
+        await file.pwritev(0, [msgspec.json.encode(setting)], sync=True)
+        await file.close()
+        await files.rename(_EPOCH_TEMPORARY, _EPOCH)
+        await files.sync_directory()
+
+    async def _forget_epoch(self) -> None:
+        files = self.ports.files
+        if _EPOCH in await files.listdir():
+            await files.unlink(_EPOCH)
+            await files.sync_directory()
+
     async def _run_epoch(self, epoch: Epoch, cell: Cell, plan: Plan) -> None:
         self._next = None
+        resumed = epoch == self.epoch
         self.epoch, self.cell, self.plan = epoch, cell, plan
         self.lost = {}
-        storage = await self._fresh_storage(cell, plan)
+        storage = await (self._reopened(cell, plan) if resumed else self._emptied(cell, plan))
         self.metrics = Metrics()
         recovered = await storage.open()
+        for note in recovered.notes:
+            self._log(note)
+        if storage.durable:
+            await self._keep_epoch(Setting((epoch.process_nanos, epoch.bench_iter), cell, plan))
         peer = Peer(
             self.ports,
             self.id,
@@ -182,11 +244,13 @@ class Member:
             async_storage=cell.pipeline == "async-storage",
             verify=plan.verify,
             metrics=self.metrics,
+            on_acknowledged=self.on_acknowledged,
             on_newer=self._on_newer,
             on_control=self._on_control,
             by_reference=self._by_reference,
         )
-        self._log(f"epoch {epoch}: {cell}")
+        await peer.follow_log()
+        self._log(f"epoch {epoch}: {cell}" + (f", resumed at index {recovered.applied}" if not recovered.fresh else ""))
         self.peer = peer
         ticker: Task = peer.spawn(peer.tick(), "ticker")
         early, self._early = self._early, []
@@ -198,9 +262,9 @@ class Member:
         if self._greeter is not None:
             self._reply(*self._greeter)
             self._greeter = None
-        begun, self._begun = self._begun, []
-        for future in begun:
-            future.set_result(peer)
+        for setting, future in self._begun:
+            if setting == (epoch, cell, plan) and not future.done():
+                future.set_result(peer)
         try:
             await PIPELINES[cell.pipeline](peer)
         finally:
@@ -208,24 +272,37 @@ class Member:
             self.peer = None
             peer.tracker.fail_all()
 
-    async def _fresh_storage(self, cell: Cell, plan: Plan) -> Storage:
-        """An empty storage of the cell's kind."""
-        kind = (cell.storage, cell.wal, cell.engine)
-        if self.storage is not None and kind == self._storage_kind:
+    async def _emptied(self, cell: Cell, plan: Plan) -> Storage:
+        """A storage of the cell's kind with nothing in it."""
+        await self._forget_epoch()
+        if self.storage is not None and cell.storage_name() == self._storage_name:
             await self.storage.reset()
             return self.storage
         await self._close_storage()
+        return self._make_storage(cell, plan, fresh=True)
+
+    async def _reopened(self, cell: Cell, plan: Plan) -> Storage:
+        """The storage with all that it held when the epoch was left, or when this member ended."""
+        await self._close_storage()
+        return self._make_storage(cell, plan, fresh=False)
+
+    def _make_storage(self, cell: Cell, plan: Plan, *, fresh: bool) -> Storage:
         self.storage = make_storage(
-            self.ports, storage=cell.storage, wal=cell.wal, engine=cell.engine, cache_bytes=plan.cache_bytes, sync=plan.sync
+            self.ports,
+            storage=cell.storage,
+            wal=cell.wal,
+            engine=cell.engine,
+            cache_bytes=plan.cache_bytes,
+            sync=plan.sync,
+            identity=self._identity(cell, fresh=fresh),
         )
-        self._storage_kind = kind
+        self._storage_name = cell.storage_name()
         return self.storage
 
     async def _close_storage(self) -> None:
         if self.storage is not None:
-            await self.storage.reset()
-            await self.storage.close()
-            self.storage = None
+            storage, self.storage = self.storage, None
+            await storage.close()
 
     async def _close(self) -> None:
         if self.failure is None and self.storage is not None:
@@ -266,7 +343,7 @@ class Member:
         self._switch(msg.epoch, self.cell, self.plan)
 
     def _switch(self, epoch: Epoch, cell: Cell, plan: Plan) -> None:
-        if self._next is None or epoch > self._next[0]:
+        if self._next is None or epoch >= self._next[0]:
             self._next = (epoch, cell, plan)
             if self.peer is not None:
                 self.peer.end()
@@ -278,12 +355,12 @@ class Member:
         except msgspec.DecodeError as error:
             raise MalformedMessage(f"control message: {error}") from None
         if isinstance(message, _Hello):
-            epoch = Epoch(*message.epoch)
-            if message.cell.pipeline not in PIPELINES:
-                raise MalformedMessage(f"unknown pipeline {message.cell.pipeline!r}")
-            if epoch > self.epoch:
+            epoch, setting = Epoch(*message.setting.epoch), message.setting
+            if setting.cell.pipeline not in PIPELINES:
+                raise MalformedMessage(f"unknown pipeline {setting.cell.pipeline!r}")
+            if epoch > self.epoch or (epoch == self.epoch and self._differs(setting)):
                 self._greeter = (message.from_, message.request)
-                self._switch(epoch, message.cell, message.plan)
+                self._switch(epoch, setting.cell, setting.plan)
             elif epoch == self.epoch and self.peer is not None:
                 self._reply(message.from_, message.request)
         elif isinstance(message, _Mark):
@@ -293,6 +370,10 @@ class Member:
             self.ports.tasks.spawn(self._answer(message), f"member {self.id} report")
         elif message.request in self._pending:
             self._pending.pop(message.request).set_result(message)
+
+    def _differs(self, setting: Setting) -> bool:
+        """Whether a resumed epoch is to go on with another pipeline, or with verification."""
+        return (setting.cell.pipeline, setting.plan.verify) != (self.cell.pipeline, self.plan.verify)
 
     def _reply(self, to: int, request: int, report: PeerReport | None = None) -> None:
         self._send_control(to, _Answer(self.id, request, report))
@@ -348,15 +429,17 @@ class Member:
     # --- a leader's calls to the others ---
 
     async def lead(self, epoch: Epoch, cell: Cell, plan: Plan) -> Peer:
-        """Begins an epoch here and at every other member, and becomes its leader with every member caught up.
+        """Begins an epoch here and at every other member (or resumes it, where it is this member's), and becomes its leader with
+        every member caught up.
 
         Raises RunError naming who did not answer within `plan.connect_seconds`."""
         begun = self.ports.tasks.future()
-        self._begun.append(begun)
+        self._begun = [((epoch, cell, plan), begun)]
         self._switch(epoch, cell, plan)
         peer: Peer = await begun
         deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
-        answers = await self._request_all(lambda request: _Hello(self.id, request, (epoch.process_nanos, epoch.bench_iter), cell, plan), deadline_ns)
+        setting = Setting((epoch.process_nanos, epoch.bench_iter), cell, plan)
+        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns)
         answered = [self.id, *(answer.from_ for answer in answers)]
         if silent := [id for id in self.ids if id not in answered]:
             raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")

@@ -16,8 +16,20 @@ import msgspec
 from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
 from rafttoy.ports import Packet, Ports, Sized, Task
-from rafttoy.proposal import Client, ProposalBuffer, Tracker, join_payloads
-from rafttoy.raft import ConfChange, ConfChangeV2, Config, HardState, Message, MessageType, ProposalDropped, RawNode, Ready, Snapshot, StateRole
+from rafttoy.proposal import AcknowledgedRun, Client, ProposalBuffer, Tracker, join_payloads
+from rafttoy.raft import (
+    ConfChange,
+    ConfChangeV2,
+    Config,
+    HardState,
+    Message,
+    MessageType,
+    ProposalDropped,
+    RawNode,
+    Ready,
+    Snapshot,
+    StateRole,
+)
 from rafttoy.raft.entries import EntryBatch, EntryType
 from rafttoy.storage import Recovered, Storage
 from rafttoy.sync import Signal
@@ -129,6 +141,7 @@ class Peer:
         async_storage: bool,
         verify: bool,
         metrics: Metrics,
+        on_acknowledged: Callable[[AcknowledgedRun], None] | None,
         on_newer: Callable[[RaftMsg], None],
         on_control: Callable[[bytes], None],
         by_reference: bool = False,
@@ -138,7 +151,7 @@ class Peer:
         self.tasks = ports.tasks
         self.storage = storage
         self.metrics = metrics
-        self.tracker = Tracker(keep_runs=verify)
+        self.tracker = Tracker(keep_runs=verify, on_run=on_acknowledged)
         self.proposals = ProposalBuffer()
         self.digest: LogDigest | None = LogDigest() if verify else None
         self.applied = recovered.applied
@@ -210,6 +223,15 @@ class Peer:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
         return self.tasks.spawn(coroutine, f"peer {self.id} {name}")
+
+    async def follow_log(self) -> None:
+        """For verification after a restart: what was applied in an earlier life."""
+        if self.digest is None or not self.applied:
+            return
+        if self.storage.log.first_index() == 1:
+            self.digest.add(await self.storage.read_log(1, self.applied + 1))
+        else:
+            self.digest = None
 
     async def tick(self) -> None:
         """A task: raft's clock."""
@@ -286,13 +308,12 @@ class Peer:
     async def send(self, messages: Sequence[Message]) -> None:
         """Hands messages to the links: at once where they carry much, else with what follows before this peer waits for anything."""
         outbox = self._outbox
-        for message in messages:
-            for batch in message.entries:
-                if batch.frames is None:
-                    message = await self._resident(message)
-                    break
-            for batch in message.entries:
+        for given in messages:
+            message = given
+            for batch in given.entries:
                 self._outbox_bytes += batch.size
+                if batch.frames is None and message is given:
+                    message = await self._resident(given)
             if message.to in outbox:
                 outbox[message.to].append(message)
             else:
@@ -308,9 +329,8 @@ class Peer:
         self._outbox, self._outbox_bytes = {}, 0
         mark = self._sending.start()
         nbytes = 0
-        for destination, messages in outbox.items():
-            if len(messages) > 1:
-                messages = _without_stale(messages)
+        for destination, waiting in outbox.items():
+            messages = _without_stale(waiting) if len(waiting) > 1 else waiting
             packet = encode(self.epoch, messages, by_reference=self._by_reference)
             nbytes += packet.size
             self._links.stream(destination).send(packet)
@@ -383,7 +403,7 @@ class Peer:
     async def _receive(self) -> None:
         mark = self._receiving.start()
         packets, self._packets = self._packets, []
-        count = entries = nbytes = 0
+        count = nbytes = 0
         for packet in packets:
             nbytes += packet.size
             try:

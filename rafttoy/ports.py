@@ -11,7 +11,7 @@ the SimPy model and on real disks and sockets. Times are integer nanoseconds, si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol, TypeVar, final
 
 from rafttoy.observe import StageRecord
@@ -95,7 +95,7 @@ class Future(Protocol[T]):
 
 
 class Task(Protocol):
-    def cancel(self) -> None:
+    def cancel(self) -> object:
         """Ends the coroutine at its current await; its `finally` blocks run. Idempotent."""
 
     def done(self) -> bool: ...
@@ -123,7 +123,7 @@ class Stage(Protocol):
     def start(self) -> int:
         """A mark for `done`. Costs at most a clock read."""
 
-    async def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> None:
+    def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> Awaitable[None]:
         """Ends the work begun at `mark`, which handled `entries` entries of `nbytes` bytes together. Between `start` and
         `done` the caller does not await."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +19,17 @@ import numpy as np
 from rafttoy.ports import Sized
 from rafttoy.raft.entries import EntryBatch, Payloads
 
-__all__ = ["KEY_BYTES", "OVERHEAD_BYTES", "AcknowledgedRun", "Client", "PayloadMaker", "ProposalBuffer", "Tracker", "join_payloads", "payload_ids"]
+__all__ = [
+    "KEY_BYTES",
+    "OVERHEAD_BYTES",
+    "AcknowledgedRun",
+    "Client",
+    "PayloadMaker",
+    "ProposalBuffer",
+    "Tracker",
+    "join_payloads",
+    "payload_ids",
+]
 
 KEY_PREFIX = b"\x01"
 KEY_BYTES = len(KEY_PREFIX) + 8
@@ -35,9 +45,9 @@ _POOL_BYTES = 64 << 10
 class PayloadMaker:
     """Encodes proposals with the next ids and random keys; `rng` is a numpy Generator. Without `content` only sizes are made."""
 
-    def __init__(self, rng: Any, value_bytes: int, *, content: bool) -> None:
+    def __init__(self, rng: Any, value_bytes: int, *, content: bool, first_id: int = 1) -> None:
         self.stride = OVERHEAD_BYTES + value_bytes
-        self.next_id = 1
+        self.next_id = first_id
         self._rng = rng
         self._content = content
         self._pool = b""  # random bytes for keys, drawn many at a time
@@ -141,11 +151,12 @@ class Tracker:
     """Which proposals wait for which indexes. A proposal is acknowledged when the entry at its index is committed (or applied)
     with its term; with another term it is lost (thesis §6.2: an index and a term name one entry)."""
 
-    __slots__ = ("_waiting", "acknowledged_runs", "keep_runs")
+    __slots__ = ("_on_run", "_waiting", "acknowledged_runs", "keep_runs")
 
-    def __init__(self, *, keep_runs: bool = False) -> None:
+    def __init__(self, *, keep_runs: bool = False, on_run: Callable[[AcknowledgedRun], None] | None = None) -> None:
         self._waiting: deque[_Registered] = deque()
-        self.keep_runs = keep_runs
+        self._on_run = on_run
+        self.keep_runs = keep_runs or on_run is not None
         self.acknowledged_runs: list[AcknowledgedRun] = []
         """With `keep_runs`: all that was acknowledged, ascending, for verification."""
 
@@ -174,10 +185,10 @@ class Tracker:
             upto = end if end < batch.last else batch.last
             count = upto - begin + 1
             if head.term == batch.term:
-                head.client.acknowledged(head.token, head.skip, count)
-                acknowledged += count
                 if self.keep_runs:
                     self._keep(AcknowledgedRun(begin, upto, batch.term, head.first_id + head.skip if head.first_id else 0))
+                head.client.acknowledged(head.token, head.skip, count)
+                acknowledged += count
             else:
                 head.client.failed(head.token, head.skip, count)
             if upto == end:
@@ -187,6 +198,8 @@ class Tracker:
         return acknowledged
 
     def _keep(self, run: AcknowledgedRun) -> None:
+        if self._on_run is not None:
+            self._on_run(run)
         runs = self.acknowledged_runs
         if runs:
             tail = runs[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from rafttoy.errors import CheckFailed, RunError
 from rafttoy.member import Member, PeerReport
 from rafttoy.observe import Summary
 from rafttoy.peer import Peer
-from rafttoy.proposal import payload_ids
+from rafttoy.proposal import AcknowledgedRun, payload_ids
 from rafttoy.raft.entries import EntryType
 from rafttoy.wire import Epoch
 from rafttoy.workload import ClosedLoop, OpenLoop, make_load
@@ -46,38 +46,37 @@ async def run_cell(
     *,
     content: bool,
     samples: bool = False,
+    expected: Sequence[AcknowledgedRun] = (),
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Measurement:
-    """Runs `cell` with `member` as its leader. With `stop()` true the run ends early and its result is partial.
+    """Runs `cell` with `member` as its leader. With `stop()` true the run ends early and its result is partial. `expected` was
+    acknowledged in an earlier life of the group: verification looks for it too.
 
     Raises RunError (no answer, no quorum, not elected), CheckFailed (verification), StorageError (this peer's disk)."""
     peer = await member.lead(epoch, cell, plan)
     ports = member.ports
-    load = make_load(ports, cell, plan, peer.propose, content=content)
+    first_id = (peer.node.term << 40) + 1  # unique across the leaderships of a group that is resumed
+    load = make_load(ports, cell, plan, peer.propose, content=content, first_id=first_id)
     peer.client = load
     marks: list[Any] = []
     load.on_measure = lambda: marks.append(ports.tasks.spawn(member.mark_all(), "mark"))
     load.start()
     pacer = ports.tasks.spawn(load.run(), "load")
-    warnings: list[str] = []
     try:
-        await _watch(member, peer, load, plan, stop, progress, warnings)
+        await _watch(member, peer, load, plan, stop, progress)
     finally:
         load.stop()
         pacer.cancel()
     reports = await member.report_all(digests=False, samples=samples)
-    for id in member.ids:
-        if id not in reports:
-            warnings.append(f"no report from peer {id}")
-    for id, losses in sorted(member.lost.items()):
-        warnings.append(f"lost the connection to peer {id} {losses} time(s)")
+    warnings = [f"no report from peer {id}" for id in member.ids if id not in reports]
+    warnings += [f"lost the connection to peer {id} {losses} time(s)" for id, losses in sorted(member.lost.items())]
     if load.losses:
         warnings.append(f"{load.losses} proposals failed: the leadership was lost on the way")
     verified = None
     if plan.verify:
         await _drain(member, load)
-        await _verify(member, peer, cell)
+        await _verify(member, peer, cell, expected)
         verified = True
     seconds = max(1, load.ended_ns - load.started_ns) / 1e9 if load.started_ns else 0.0
     return Measurement(
@@ -107,7 +106,6 @@ async def _watch(
     plan: Plan,
     stop: Callable[[], bool],
     progress: Callable[[float], None],
-    warnings: list[str],
 ) -> None:
     """Until the load is done: keeps the leadership, and gives up when nothing is acknowledged any more."""
     clock = member.ports.clock
@@ -144,7 +142,7 @@ async def _drain(member: Member, load: ClosedLoop | OpenLoop) -> None:
         await clock.sleep_ns(_WATCH_NS)
 
 
-async def _verify(member: Member, peer: Peer, cell: Cell) -> None:
+async def _verify(member: Member, peer: Peer, cell: Cell, expected: Sequence[AcknowledgedRun]) -> None:
     """Every peer holds the same committed log and the same engine content, and every acknowledged proposal is in them.
 
     Raises CheckFailed saying which peer differs and how."""
@@ -170,12 +168,12 @@ async def _verify(member: Member, peer: Peer, cell: Cell) -> None:
             raise CheckFailed(f"verify: the log of peer {id} is {report.log_digest}, of peer {own.id} {own.log_digest}")
         if id in applying and report.engine_digest != own.engine_digest:
             raise CheckFailed(f"verify: the engine of peer {id} is {report.engine_digest}, of peer {own.id} {own.engine_digest}")
-    await _verify_acknowledged(peer)
+    await _verify_acknowledged(peer, [*expected, *peer.tracker.acknowledged_runs])
 
 
-async def _verify_acknowledged(peer: Peer) -> None:
+async def _verify_acknowledged(peer: Peer, runs: Sequence[AcknowledgedRun]) -> None:
     """The log, read back from where it is stored, holds each acknowledged proposal at its index."""
-    for run in peer.tracker.acknowledged_runs:
+    for run in runs:
         index, id = run.first, run.first_id
         for batch in await peer.storage.read_log(run.first, run.last + 1):
             if batch.first != index or batch.term != run.term or batch.type is not EntryType.NORMAL:

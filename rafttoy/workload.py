@@ -190,7 +190,8 @@ class OpenLoop(Load):
         self._retry = 0
 
     async def run(self) -> None:
-        """Releases all arrivals that are due, each with its intended time, and sleeps until the next."""
+        """Releases all arrivals that are due, each with its intended time, and sleeps until the next; at a rate beyond all capacity
+        the others still get their turn."""
         arrivals = self._draw(self._begin_ns)
         at = 0
         while not self._stopping:
@@ -205,7 +206,6 @@ class OpenLoop(Load):
                 self._propose(self, intended, self._maker.make(len(intended)))
             if at == len(arrivals):
                 arrivals, at = self._draw(int(arrivals[-1])), 0
-                continue
             await self._clock.sleep_ns(int(arrivals[at]) - now_ns)
 
     def _draw(self, after_ns: int) -> Any:
@@ -213,8 +213,9 @@ class OpenLoop(Load):
         return after_ns + np.cumsum(gaps).astype(np.int64)
 
 
-def make_load(ports: Ports, cell: Cell, plan: Plan, propose: Propose, *, content: bool) -> ClosedLoop | OpenLoop:
-    maker = PayloadMaker(ports.random.stream("payload"), cell.bytes, content=content)
+def make_load(ports: Ports, cell: Cell, plan: Plan, propose: Propose, *, content: bool, first_id: int = 1) -> ClosedLoop | OpenLoop:
+    """The load of `cell`; its proposals have the ids first_id, first_id + 1, …"""
+    maker = PayloadMaker(ports.random.stream("payload"), cell.bytes, content=content, first_id=first_id)
     if cell.rate:
         return OpenLoop(ports, plan, maker, propose, cell.rate, cell.arrival)
     return ClosedLoop(ports, plan, maker, propose, cell.conc)

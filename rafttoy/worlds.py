@@ -12,7 +12,6 @@ from pathlib import Path
 from rafttoy.cell import Cell, Plan
 from rafttoy.real.cluster import drive_cluster, run_local
 from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
-from rafttoy.run import Measurement
 from rafttoy.sim.model import Model
 from rafttoy.sim.world import run_sim
 
@@ -33,7 +32,15 @@ def cores(model: Model | None) -> int:
 
 
 def serve_peer(
-    *, id: int, peers: Sequence[str], cell: Cell, plan: Plan, data_dir: Path | None, say: Callable[[str], None], verbose: bool = False
+    *,
+    id: int,
+    peers: Sequence[str],
+    cell: Cell,
+    plan: Plan,
+    data_dir: Path | None,
+    say: Callable[[str], None],
+    verbose: bool = False,
+    fresh: bool = False,
 ) -> None:
     """Member `id` of a cluster at `peers`, in this process, until SIGINT or SIGTERM. `cell` holds until a leader says otherwise.
 
@@ -52,7 +59,7 @@ def serve_peer(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        await run_node(Job(id, tuple(peers), str(root), cell, plan), emit, stop)
+        await run_node(Job(id, tuple(peers), str(root), cell, plan, fresh=fresh), emit, stop)
 
     if data_dir is not None:
         start_loop(run(data_dir))

@@ -10,7 +10,7 @@ the link is what makes the simulated training cell of lowest concurrency as slow
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,8 @@ def _with_delay(model: Model, transport: str, cell: Cell, measured: Measurement)
     for _ in range(3):
         predicted = run_sim(cell, msgspec.structs.replace(_TRAINING, seconds=0.3, warmup_seconds=0.05), model)
         delay_us = max(0.0, delay_us + (measured.latency.mean - predicted.latency.mean) / 2e3)
-        model = _replace_link(model, transport, lambda link, delay_us=delay_us: msgspec.structs.replace(link, delay_us=round(delay_us, 2)))
+        link = msgspec.structs.replace(model.hardware.links[transport], delay_us=round(delay_us, 2))
+        links = {**model.hardware.links, transport: link}
+        model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))
     return model
 
-
-def _replace_link(model: Model, transport: str, change: Callable[[Link], Link]) -> Model:
-    links = {name: change(link) if name == transport else link for name, link in model.hardware.links.items()}
-    return msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))

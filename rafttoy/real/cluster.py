@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -151,14 +151,22 @@ class _Group:
         self._selector.close()
 
 
-def _make_root(data_dir: Path | None) -> Path:
-    """A new directory for this run, below `data_dir` or the system's temporary one. Raises StorageError naming it."""
+@contextlib.contextmanager
+def _directories(data_dir: Path | None, *, keep: bool = False) -> Iterator[tuple[Path, Path]]:
+    """(where peers keep their data, where their last words go). Both are of this run and go with it, but for a `data_dir` to keep.
+
+    Raises StorageError naming the directory."""
+    assert data_dir is not None or not keep
     try:
         if data_dir is not None:
             data_dir.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="rafttoy-", dir=data_dir))
+        made = Path(tempfile.mkdtemp(prefix="rafttoy-", dir=None if keep else data_dir))
     except OSError as error:
         raise StorageError(f"data directory {data_dir or tempfile.gettempdir()}: {error.strerror}") from None
+    try:
+        yield data_dir if keep and data_dir is not None else made, made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def run_local(
@@ -170,36 +178,43 @@ def run_local(
     say: Callable[[str], None],
     verbose: bool = False,
     samples: bool = False,
+    keep: bool = False,
+    fresh: bool = False,
+    ack_log: Path | None = None,
     cpus: Sequence[Sequence[int]] = (),
 ) -> None:
     """Runs cells of one configuration on peers that are processes on loopback; measurements as they come, by position in `runs`.
 
-    The peers serve all of `runs` without a restart. Raises RunError or StorageError when a run fails; what was handed over stands."""
+    The peers serve all of `runs` without a restart. With `keep`, they keep their data in `data_dir`, and the first run resumes the
+    group that is there, unless `fresh` forgets it. Raises RunError or StorageError when a run fails; what was handed over stands."""
     cell = runs[0][0]
-    root = _make_root(data_dir)
     group = _Group(say, verbose)
-    try:
-        in_process = cell.transport == "mem"
-        addresses = ("",) * cell.nodes if in_process else free_addresses(cell.nodes)
-        lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
-        for id in range(cell.nodes, 0, -1):
-            if in_process and id != 1:
-                continue
-            job = Job(
-                id=id,
-                addresses=addresses,
-                data_dir=str(root if in_process else root / f"peer-{id}"),
-                cell=cell,
-                plan=runs[0][1],
-                process_nanos=time.time_ns(),
-                lead=lead if id == 1 else None,
-                samples=samples,
-            )
-            group.add(_Child(job, root / f"peer-{id}.err", cpus[(id - 1) % len(cpus)] if cpus else ()))
-        _watch(group, len(runs), 1 if in_process else cell.nodes, on_measured, progress)
-    finally:
-        group.end()
-        shutil.rmtree(root, ignore_errors=True)
+    with _directories(data_dir, keep=keep) as (root, words):
+        try:
+            in_process = cell.transport == "mem"
+            addresses = ("",) * cell.nodes if in_process else free_addresses(cell.nodes)
+            lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
+            process_nanos = time.time_ns()
+            for id in range(cell.nodes, 0, -1):
+                if in_process and id != 1:
+                    continue
+                job = Job(
+                    id=id,
+                    addresses=addresses,
+                    data_dir=str(root if in_process else root / f"peer-{id}"),
+                    cell=cell,
+                    plan=runs[0][1],
+                    process_nanos=process_nanos,
+                    lead=lead if id == 1 else None,
+                    samples=samples,
+                    fresh=fresh,
+                    resume=keep,
+                    ack_log=str(ack_log) if ack_log is not None else "",
+                )
+                group.add(_Child(job, words / f"peer-{id}.err", cpus[(id - 1) % len(cpus)] if cpus else ()))
+            _watch(group, len(runs), 1 if in_process else cell.nodes, on_measured, progress)
+        finally:
+            group.end()
 
 
 def drive_cluster(
@@ -212,18 +227,19 @@ def drive_cluster(
     progress: Callable[[int, float], None],
     say: Callable[[str], None],
     verbose: bool = False,
+    keep: bool = False,
+    fresh: bool = False,
 ) -> None:
-    """Leads a running cluster as its member `id`, in a process of its own."""
-    root = _make_root(data_dir)
+    """Leads a running cluster as its member `id`, in a process of its own. `keep` and `fresh` as in `run_local`."""
     group = _Group(say, verbose)
-    try:
-        lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
-        job = Job(id, peers, str(root / f"peer-{id}"), runs[0][0], runs[0][1], time.time_ns(), lead)
-        group.add(_Child(job, root / f"peer-{id}.err"))
-        _watch(group, len(runs), 1, on_measured, progress)
-    finally:
-        group.end()
-        shutil.rmtree(root, ignore_errors=True)
+    with _directories(data_dir, keep=keep) as (root, words):
+        try:
+            lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
+            job = Job(id, peers, str(root / f"peer-{id}"), runs[0][0], runs[0][1], time.time_ns(), lead, fresh=fresh, resume=keep)
+            group.add(_Child(job, words / f"peer-{id}.err"))
+            _watch(group, len(runs), 1, on_measured, progress)
+        finally:
+            group.end()
 
 
 def _watch(

@@ -24,6 +24,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, RunError, StorageError
 from rafttoy.member import Member
 from rafttoy.ports import Links
+from rafttoy.proposal import AcknowledgedRun
 from rafttoy.randomness import SeededRandomness
 from rafttoy.real.files import RealFiles
 from rafttoy.real.kv import RealKvStores
@@ -44,7 +45,12 @@ class Lead(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """`addresses` of nodes 1…N. With `lead` this node leads those runs, one after another, and ends."""
+    """`addresses` of nodes 1…N. With `lead` this node leads those runs, one after another, and ends.
+
+    fresh     forget what the data directory holds
+    resume    the first run goes on with the epoch that the data directory holds, if any
+    ack_log   a file: acknowledged runs are appended to it as they happen, and those that it held are verified
+    """
 
     id: int
     addresses: tuple[str, ...]
@@ -54,6 +60,9 @@ class Job(msgspec.Struct, frozen=True):
     process_nanos: int = 0
     lead: tuple[Lead, ...] | None = None
     samples: bool = False
+    fresh: bool = False
+    resume: bool = False
+    ack_log: str = ""
 
 
 class Listening(msgspec.Struct, frozen=True, tag="listening"):
@@ -85,13 +94,13 @@ Event = Listening | Log | Moved | Measured | Failed
 
 
 def _grpc(id: int, addresses: tuple[str, ...], log: Callable[[str], None]) -> Links:
-    from rafttoy.real.grpc_links import GrpcLinks  # slow to import, and not needed by other transports
+    from rafttoy.real.grpc_links import GrpcLinks  # noqa: PLC0415  # slow to import, and not needed by other transports
 
     return GrpcLinks(id, addresses, log)
 
 
 def _tcp(id: int, addresses: tuple[str, ...], log: Callable[[str], None]) -> Links:
-    from rafttoy.real.tcp import TcpLinks
+    from rafttoy.real.tcp import TcpLinks  # noqa: PLC0415
 
     return TcpLinks(id, addresses, log)
 
@@ -116,7 +125,7 @@ class RealPorts:
 def start_loop(main: Coroutine[Any, Any, None]) -> None:
     """Runs `main` on uvloop where it is installed, on asyncio elsewhere."""
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415
     except ImportError:
         asyncio.run(main)
     else:
@@ -140,13 +149,29 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
         ports = RealPorts(id, root, links, job.plan)
         nodes = job.cell.nodes if by_reference else len(job.addresses)
         members.append(
-            Member(ports, id, nodes, cell=job.cell, plan=job.plan, by_reference=by_reference, log=lambda line: emit(Log(line)))
+            Member(
+                ports,
+                id,
+                nodes,
+                cell=job.cell,
+                plan=job.plan,
+                by_reference=by_reference,
+                fresh=job.fresh,
+                log=lambda line: emit(Log(line)),
+            )
         )
     loop = asyncio.get_running_loop()
-    failed = loop.create_future()
+    failures: list[BaseException] = []
+    failed = asyncio.Event()
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        failed.set()
+
     tasks = []
     for member in members:
-        member.on_failure(lambda error: failed.done() or failed.set_result(error))
+        await member.find_epoch()
+        member.on_failure(fail)
         tasks.append(loop.create_task(member.serve(), name=f"member {member.id}"))
     await asyncio.sleep(0)
     emit(Listening())
@@ -155,16 +180,18 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     leading = loop.create_task(_lead(members[0], job, emit, stop) if job.lead is not None else _wait(stop), name="lead")
+    failing = loop.create_task(_wait(failed), name="failing")
     try:
-        await asyncio.wait([leading, failed, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            raise failed.result()
+        await asyncio.wait([leading, failing, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if failures:
+            raise failures[0]
         for task in (leading, *tasks):
             if task.done():
                 task.result()
     finally:
         gc.set_threshold(*collector)
         leading.cancel()
+        failing.cancel()
         for member in members:
             member.stop()
         await asyncio.wait(tasks, timeout=2.0)
@@ -187,14 +214,36 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             shown = share
             emit(Moved(share))
 
-    for run in job.lead or ():
-        epoch = Epoch(job.process_nanos, run.iteration)
+    expected = _acknowledgements(member, job.ack_log) if job.ack_log else []
+    for i, run in enumerate(job.lead or ()):
+        resumes = job.resume and not i and member.epoch != Epoch()
         measurement = await run_cell(
-            member, run.cell, run.plan, epoch, content=True, samples=job.samples, stop=stop.is_set, progress=progress
+            member,
+            run.cell,
+            run.plan,
+            member.epoch if resumes else Epoch(job.process_nanos, run.iteration),
+            content=True,
+            samples=job.samples,
+            expected=expected if resumes else (),
+            stop=stop.is_set,
+            progress=progress,
         )
         emit(Measured(measurement))
         if stop.is_set():
             return
+
+
+def _acknowledgements(member: Member, path: str) -> list[AcknowledgedRun]:
+    """What was acknowledged before, from the file to which `member` now adds: a line a run, written before the client is told, so
+    that it outlives a killed process."""
+    before = [AcknowledgedRun(*map(int, line.split())) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def note(run: AcknowledgedRun) -> None:
+        os.write(fd, b"%d %d %d %d\n" % run)
+
+    member.on_acknowledged = note
+    return before
 
 
 def main() -> None:
@@ -227,7 +276,7 @@ def main() -> None:
         kind = "StorageError" if isinstance(error, StorageError) else type(error).__name__
         emit(Failed(kind, str(error)))
         status = error.exit_status
-    except BaseException as error:  # a bug of ours: told, and not left to an interpreter that threads keep from ending
+    except BaseException as error:  # noqa: BLE001  # a bug of ours: told, and not left to an interpreter that threads keep from ending
         traceback.print_exc()
         emit(Failed("RunError", f"internal error: {error!r}"))
         status = 3

@@ -63,19 +63,24 @@ class SimWorld:
         """Runs `cell` with member 1 as its leader. With `content`, real bytes travel and are stored."""
         for id in range(1, cell.nodes + 1):
             member = self.members.get(id) or self.add_member(id, cell.nodes, cell, plan)
-            member.ports.tasks.spawn(member.serve(), f"member {id}")
+            member.ports.tasks.spawn(_live(member), f"member {id}")
         outcome: list[Measurement | BaseException] = []
 
         async def main() -> None:
             try:
                 outcome.append(await run_cell(self.members[1], cell, plan, epoch, content=content))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # SimPy rebuilds what it carries
                 outcome.append(error)
 
         self.env.run(until=self.env.process(main()))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
+
+
+async def _live(member: Member) -> None:
+    await member.find_epoch()
+    await member.serve()
 
 
 def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:
