@@ -106,11 +106,14 @@ class TcpStream:
 
     @property
     def queued_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        transport = self._transport
+        return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
 
     def send(self, packet: Packet) -> None:
         transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
+        if transport is None or transport.is_closing():  # uvloop raises on a write to a connection whose loss is yet to be told
+            return
+        if transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
             return
         self.sent += 1
         self.sent_bytes += packet.size
