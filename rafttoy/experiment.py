@@ -39,7 +39,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One run of one cell: one JSON line. Latencies in µs; `batch` is proposals an append of the leader.
 
     utilisation   share of the measured time that a resource was busy: `leader` and `follower` (the busiest one's event loop),
-                  `cores` (all peers' CPU time over the host's cores), `disk` (the busiest peer's disk)
+                  `cores` (peers' CPU time over their host's cores; of several hosts the busiest), `disk` (the busiest peer's disk)
     stages        {stage: {count, entries, bytes, cpu_us}} of the leader; the followers' sums as `follower/stage`
     counters      of the leader's storage and links
     """
@@ -127,11 +127,12 @@ def run_grid(
     for cell in cells:
         validate(cell, plan)
     made = manifest(flags or {})
+    host = _Host(cores(model), _apart(model, cluster))
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
-        results.append(_result(world, cell, run_plan, measurement, cores(model), made))
+        results.append(_result(world, cell, run_plan, measurement, host, made))
         on_result(results[-1])
 
     if world == "sim":
@@ -181,11 +182,24 @@ def _by_configuration(runs: Sequence[tuple[Cell, Plan]]) -> list[list[tuple[Cell
     return out
 
 
-def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host_cores: int, made: dict[str, Any]) -> Result:
+class _Host(msgspec.Struct, frozen=True):
+    """`apart`: each peer has one of its own."""
+
+    cores: int
+    apart: bool
+
+
+def _apart(model: Model | None, cluster: Cluster | None) -> bool:
+    if model is not None:
+        return model.hardware.hosts == "each"
+    return cluster is not None and len({address.rpartition(":")[0] for address in cluster.peers}) > 1
+
+
+def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, made: dict[str, Any]) -> Result:
     leader = next(iter(m.reports.values()))
     rate = m.ops / m.seconds if m.seconds else 0.0
     append = leader.metrics["append_batch_sizes"]
-    utilisation = _utilisation(cell, m, leader, host_cores)
+    utilisation = _utilisation(cell, m, leader, host)
     return Result(
         world=world,
         **{name: getattr(cell, name) for name in Cell.__struct_fields__},
@@ -213,15 +227,16 @@ def _micros(latency: Summary) -> dict[str, float]:
     return {name: round(getattr(latency, name) / 1e3, 1) for name in ("mean", "p50", "p90", "p99", "p999", "max")}
 
 
-def _utilisation(cell: Cell, m: Measurement, leader: PeerReport, host_cores: int) -> dict[str, float]:
+def _utilisation(cell: Cell, m: Measurement, leader: PeerReport, host: _Host) -> dict[str, float]:
     window_ns = max(1.0, m.seconds * 1e9)
     followers = [report for report in m.reports.values() if report.id != leader.id]
     one_process = cell.transport == "mem"
-    total_ns = leader.total_ns if one_process else sum(report.total_ns for report in m.reports.values())
+    gather = max if host.apart else sum
+    total_ns = leader.total_ns if one_process else gather(report.total_ns for report in m.reports.values())
     shares = {
         "leader": leader.loop_ns / window_ns,
         "follower": max((report.loop_ns for report in followers), default=0) / window_ns if not one_process else 0.0,
-        "cores": total_ns / window_ns / host_cores,
+        "cores": total_ns / window_ns / host.cores,
         "disk": max(report.counters.get("disk_busy_ns", 0) for report in m.reports.values()) / window_ns,
     }
     return {name: round(min(1.0, share), 4) for name, share in shares.items()}

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from rafttoy.errors import ConfigError
 
-__all__ = ["Disk", "Hardware", "Kv", "Linear", "Link", "Meta", "Model", "Software", "load_model", "parse_model"]
+__all__ = ["Calibrated", "Disk", "Hardware", "Kv", "Linear", "Link", "Meta", "Model", "Software", "load_model", "parse_model"]
 
-Cost = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Cost = Annotated[float, msgspec.Meta(ge=0, le=60e6)]
+"""In µs, at most a minute; in ns a byte, at most 60 ms. More is a wrong unit."""
+
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 
@@ -95,9 +97,12 @@ class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`hosts`: all peers share `one` host, its cores and its disk, or `each` has a host of its own."""
+
     cores: Count
     disk: Disk
     links: dict[str, Link]
+    hosts: Literal["one", "each"] = "one"
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,10 +120,29 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: str = ""
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model was fitted on, and how well: the smallest and the largest, or all, of what the training cells had.
+
+    error_pct   standard error of the fits of `disk`, `links`, `stages` and `kv`, in percent of their costs
+    """
+
+    conc: tuple[Count, Count]
+    bytes: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
+    nodes: tuple[Count, Count] = (3, 3)
+    transports: list[str] = msgspec.field(default_factory=list)
+    storages: list[str] = msgspec.field(default_factory=list)
+    error_pct: dict[Literal["disk", "links", "stages", "kv"], Annotated[float, msgspec.Meta(ge=0, le=100)]] = msgspec.field(
+        default_factory=dict
+    )
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`calibrated` is missing where costs come from published figures."""
+
     meta: Meta
     hardware: Hardware
     software: Software
+    calibrated: Calibrated | None = None
 
 
 def parse_model(document: dict[str, Any], where: str) -> Model:

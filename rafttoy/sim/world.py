@@ -26,19 +26,20 @@ class SimPorts:
     """The world of one simulated peer."""
 
     def __init__(self, world: SimWorld, id: int) -> None:
-        loop = world.shared_loop or Loop(world.host)
+        host, disk = world.machine(id)
+        loop = world.shared_loop or Loop(host)
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
         self.cpu = SimCpu(loop, world.model)
-        self.files = SimFiles(loop, world.disk)
-        self.kv = SimKvStores(loop, world.disk, world.model.software.kv, self.cpu)
+        self.files = SimFiles(loop, disk)
+        self.kv = SimKvStores(loop, disk, world.model.software.kv, self.cpu)
         self.links = SimLinks(world.network, id, loop)
         self.random = SeededRandomness(world.seed, id)
 
 
 class SimWorld:
-    """One host, one disk, one network; `seed` fixes everything that is drawn."""
+    """One host with one disk, or one for each peer, and one network; `seed` fixes everything that is drawn."""
 
     def __init__(self, model: Model, transport: str, seed: int) -> None:
         costs = model.hardware.links.get(transport)
@@ -48,11 +49,21 @@ class SimWorld:
         self.model = model
         self.seed = seed
         self.env = simpy.Environment(initial_time=0)
-        self.host = SimHost(self.env, model.hardware.cores)
-        self.disk = SimDisk(self.env, self.host, model.hardware.disk, SeededRandomness(seed, 0).stream("disk"))
+        self._machines: dict[int, tuple[SimHost, SimDisk]] = {}
+        self._apart = model.hardware.hosts == "each" and transport != "mem"
+        self.host, self.disk = self.machine(0)
         self.network = SimNetwork(costs)
         self.shared_loop = Loop(self.host) if transport == "mem" else None  # that transport has all peers in one process
         self.members: dict[int, Member] = {}
+
+    def machine(self, id: int) -> tuple[SimHost, SimDisk]:
+        """(host, disk) of a peer; those of 0 are everyone's where peers share one."""
+        number = id if self._apart else 0
+        if number not in self._machines:
+            host = SimHost(self.env, self.model.hardware.cores)
+            rng = SeededRandomness(self.seed, number).stream("disk")
+            self._machines[number] = (host, SimDisk(self.env, host, self.model.hardware.disk, rng))
+        return self._machines[number]
 
     def add_member(self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None) -> Member:
         member = Member(SimPorts(self, id), id, nodes, cell=cell, plan=plan, log=log)
