@@ -41,12 +41,11 @@ def serve_peer(
     say: Callable[[str], None],
     verbose: bool = False,
     fresh: bool = False,
-) -> None:
+) -> dict[str, dict[str, float]]:
     """Member `id` of a cluster at `peers`, in this process, until SIGINT or SIGTERM. `cell` holds until a leader says otherwise.
 
-    Without `data_dir` it keeps its data in a directory of its own that it removes.
-
-    Raises RunError (address taken), StorageError (its directory or disk)."""
+    Without `data_dir` it keeps its data in a directory of its own that it removes; with one it resumes what it finds there, unless
+    `fresh` forgets it. Returns the metrics of its last run. Raises RunError (address taken), StorageError (its directory or disk)."""
 
     def emit(event: Event) -> None:
         if isinstance(event, Log) and verbose:
@@ -54,15 +53,18 @@ def serve_peer(
         elif isinstance(event, Listening):
             say(f"peer {id} listens on {peers[id - 1]}")
 
+    recorded: dict[str, dict[str, float]] = {}
+
     async def run(root: Path) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        await run_node(Job(id, tuple(peers), str(root), cell, plan, fresh=fresh), emit, stop)
+        recorded.update(await run_node(Job(id, tuple(peers), str(root), cell, plan, fresh=fresh), emit, stop))
 
     if data_dir is not None:
         start_loop(run(data_dir))
-        return
-    with tempfile.TemporaryDirectory(prefix="rafttoy-") as root:
-        start_loop(run(Path(root)))
+    else:
+        with tempfile.TemporaryDirectory(prefix="rafttoy-") as root:
+            start_loop(run(Path(root)))
+    return recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -180,16 +180,16 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def metrics_table(result: Result) -> Table:
+def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """The histograms of one run."""
     table = Table(
-        title=f"{result.world}: {result.cell()}", title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+        title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
     )
     names = ("count", "mean", "stddev", "p50", "p90", "p99", "p999", "max")
     table.add_column("metric", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for metric, values in result.metrics.items():
+    for metric, values in metrics.items():
         table.add_row(metric, *(human_count(values[name]) if name in values else "" for name in names))
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rafttoy.cli.console import Rows, check_verified, note, progress
-from rafttoy.cli.options import Request, id_option, make_cluster, on_cluster, peers_option, run_options
+from rafttoy.cli.options import Request, fresh_option, id_option, keep_option, make_cluster, on_cluster, peers_option, run_options
 from rafttoy.experiment import run_grid
 
 
@@ -15,18 +15,24 @@ from rafttoy.experiment import run_grid
 Examples:
   rafttoy bench --pipeline basic,parallel-append --conc 1,16,128
   rafttoy bench --wal etcd --engine mem --transport tcp --rate 5000 --duration 10s
+  rafttoy bench --data-dir /mnt/data1 --keep --verify
   rafttoy bench --id 1 --peers 10.0.0.1:1234,10.0.0.2:1234,10.0.0.3:1234 --count 3 -o gobench""",
 )
 @run_options
 @id_option
 @peers_option
-def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> None:
+@keep_option
+@fresh_option
+def command(request: Request, id: int | None, peers: tuple[str, ...] | None, keep: bool, fresh: bool) -> None:
     """Run every cell of the grid for real and print a row for each.
 
     Every flag with a comma takes a list; the grid is the product of the lists. By default a cell runs on three peer processes on
     loopback, which bench starts and ends. With --id and --peers it is the leader of a cluster whose other members are running
-    (`rafttoy peer`): they need no restart between runs.
+    (`rafttoy peer`): they need no restart between runs. With --keep the peers keep their data in --data-dir, and the first run
+    goes on with the group that it finds there.
     """
+    if (keep or fresh) and request.data_dir is None:
+        raise click.UsageError(f"--{'keep' if keep else 'fresh'} needs --data-dir")
     cluster = make_cluster(id, peers, {cell.transport for cell in request.cells})
     if cluster is not None:
         request = on_cluster(request, cluster)
@@ -44,5 +50,7 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None) -> 
             progress=moving,
             say=note,
             verbose=request.verbose,
+            keep=keep,
+            fresh=fresh,
         )
     check_verified(rows.results)

@@ -41,7 +41,7 @@ def print_table(table: Table) -> None:
 
 def print_metrics(results: Sequence[Result]) -> None:
     for result in results:
-        print_table(formats.metrics_table(result))
+        print_table(formats.metrics_table(f"{result.world}: {result.cell()}", result.metrics))
 
 
 def tell_warnings(result: Result) -> None:

@@ -22,9 +22,12 @@ __all__ = [
     "config_option",
     "connect_option",
     "data_dir_option",
+    "fresh_option",
     "id_option",
+    "keep_option",
     "make_cluster",
     "make_request",
+    "metrics_option",
     "model_option",
     "on_cluster",
     "option",
@@ -119,6 +122,9 @@ data_dir_option = option(
     metavar="DIR",
     help="Where logs and stores go; without it a temporary directory, removed afterwards.",
 )
+fresh_option = option("--fresh", is_flag=True, help="Forget what is in --data-dir, instead of going on where the last run there ended.")
+keep_option = option("--keep", is_flag=True, help="Keep the peers' data in --data-dir; the next run with it goes on where this one ends.")
+metrics_option = option("--metrics", is_flag=True, help="Show the histograms of each run as well (-o json always has them).")
 connect_option = option(
     "--connect-timeout",
     type=DURATION,
@@ -149,7 +155,7 @@ _RUN = (
     sync_option,
     connect_option,
     option("--verify", is_flag=True, help="Check afterwards that all replicas hold what was acknowledged; exit 1 if not."),
-    option("--metrics", is_flag=True, help="Show the histograms of each run as well (-o json always has them)."),
+    metrics_option,
     verbose_option,
     output_option(*FORMATS),
     config_option,

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import click
 
+from rafttoy.analysis.formats import metrics_table
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note
+from rafttoy.cli.console import note, print_table
 from rafttoy.cli.options import (
     component_options,
     config_option,
     connect_option,
     data_dir_option,
+    fresh_option,
     id_option,
     make_cluster,
+    metrics_option,
     peers_option,
     sync_option,
     verbose_option,
@@ -33,8 +36,10 @@ Example, on the second of three hosts:
 @id_option
 @peers_option
 @data_dir_option
+@fresh_option
 @sync_option
 @connect_option
+@metrics_option
 @verbose_option
 @config_option
 def command(
@@ -46,15 +51,17 @@ def command(
     id: int | None,
     peers: tuple[str, ...] | None,
     data_dir: Path | None,
+    fresh: bool,
     sync: str,
     connect_timeout: float,
+    metrics: bool,
     verbose: bool,
 ) -> None:
     """Run one peer until it is interrupted or terminated.
 
     It takes part in the leader's runs (`rafttoy bench --id --peers` on another host), one after another, without a restart
     between them. The leader tells it the pipeline, the storage and the load; --transport and --sync are its own, and --peers
-    must be the same on every member.
+    must be the same on every member. Started again with the same --data-dir it rejoins its group and catches up.
     """
     cluster = make_cluster(id, peers, [transport])
     if cluster is None:
@@ -62,4 +69,8 @@ def command(
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
     plan = Plan(sync=sync, connect_seconds=connect_timeout)
     validate(cell, plan)
-    serve_peer(id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, say=note, verbose=verbose)
+    recorded = serve_peer(
+        id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, say=note, verbose=verbose, fresh=fresh
+    )
+    if metrics:
+        print_table(metrics_table(f"peer {cluster.id}", recorded))

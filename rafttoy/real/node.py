@@ -132,8 +132,8 @@ def start_loop(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event) -> None:
-    """Serves until `stop`, or leads the job's runs. Raises what ended the member early."""
+async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event) -> dict[str, dict[str, float]]:
+    """Serves until `stop`, or leads the job's runs. Returns the metrics of its last run; raises what ended the member early."""
     by_reference = job.cell.transport == "mem"
     network = MemoryNetwork()
     members = []
@@ -199,6 +199,7 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
             task.cancel()
             member.ports.tasks.cancel_all()
         await asyncio.gather(leading, *tasks, return_exceptions=True)
+    return members[0].metrics.to_json()
 
 
 async def _wait(stop: asyncio.Event) -> None:

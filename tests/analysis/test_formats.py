@@ -178,5 +178,5 @@ def test_comparison_of_repeats_shows_their_spread() -> None:
 
 
 def test_metrics_table() -> None:
-    lines = text(formats.metrics_table(make_result()))
+    lines = text(formats.metrics_table("a run", make_result().metrics))
     assert lines[-1].split() == ["append_batch_sizes", "500", "40.0", "2.0", "40.0", "42.0", "50.0", "60.0", "61.0"]
