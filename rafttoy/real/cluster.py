@@ -271,6 +271,7 @@ def _watch(
                     raise KeyboardInterrupt
                 raise _ended(leader, group)
             if group.alive() < quorum:
+                handle(0.0)  # who is not alive now may have died since deaths were noted
                 raise RunError(f"no quorum: {group.alive()} of {nodes} peers are left; " + "; ".join(group.failures))
             if len(group.failures) and done and not interrupted:
                 raise RunError(f"{count - done} run(s) not begun: " + "; ".join(group.failures))
