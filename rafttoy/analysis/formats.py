@@ -182,9 +182,7 @@ def results_table(results: Sequence[Result]) -> Table:
 
 def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """The histograms of one run."""
-    table = Table(
-        title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
-    )
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     names = ("count", "mean", "stddev", "p50", "p90", "p99", "p999", "max")
     table.add_column("metric", no_wrap=True)
     for name in names:

@@ -69,6 +69,8 @@ PEERS = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003"
         ("peer", r"--id and --peers are needed"),
         (f"bench --id 1 --peers {PEERS} --nodes 5", r"--nodes 5: --peers lists 3 nodes"),
         (f"bench --id 1 --peers {PEERS} --transport mem", r"--transport mem keeps all peers in one process"),
+        ("bench --keep", r"--keep needs --data-dir"),
+        ("bench --fresh", r"--fresh needs --data-dir"),
         # files
         ("sim --model no/such.toml", r"--model: no file no/such\.toml"),
         ("sim --config no/such.toml", r"--config no/such\.toml: No such file"),

@@ -139,6 +139,7 @@ def followers(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[str]]
     processes = []
     for id in (2, 3):
         command = [*RAFTTOY, "peer", "--id", str(id), "--peers", peers, "--data-dir", str(tmp_path / str(id)), "--transport", "tcp"]
+        command += ["--metrics"] if id == 3 else []
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     yield peers, processes
     for process in processes:
@@ -162,5 +163,7 @@ def test_peers_serve_run_after_run_without_a_restart(
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=15)
-        assert (process.returncode, out) == (0, ""), err
+        assert process.returncode == 0, err
+        assert bool(out) == ("--metrics" in process.args)
+        assert not out or re.search(r"^append_batch_sizes +[1-9]", out, re.MULTILINE), out
         assert re.search(r"^rafttoy: peer \d listens on 127\.0\.0\.1:\d+$", err, re.MULTILINE), err
