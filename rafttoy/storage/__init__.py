@@ -37,6 +37,7 @@ __all__ = [
     "Wal",
     "WalState",
     "make_storage",
+    "wal_delay_ns",
     "parse_wal",
 ]
 
@@ -51,7 +52,7 @@ _DELAY = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)")
 
 
 def _mem(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001  # of the makers' one shape
-    return MemWal(ports, _delay_ns(argument) if argument else 0)
+    return MemWal(ports, wal_delay_ns(argument) if argument else 0)
 
 
 def _file(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
@@ -74,7 +75,8 @@ STORAGES = {"split": "", "leveldb": "leveldb"}
 """Name of a storage -> kind of the one store that is its log and its engine; `split` has a log and an engine of their own."""
 
 
-def _delay_ns(text: str) -> int:
+def wal_delay_ns(text: str) -> int:
+    """Of the argument of `mem:5ms`. Raises ConfigError."""
     match = _DELAY.fullmatch(text)
     if match is None:
         raise ConfigError(f"--wal mem:{text}: the delay is a number and a unit, as in mem:5ms ({', '.join(_UNITS)})")
@@ -89,7 +91,7 @@ def parse_wal(text: str) -> tuple[str, str]:
     if colon:
         if name != "mem":
             raise ConfigError(f"--wal {text}: only mem takes a delay")
-        _delay_ns(argument)
+        wal_delay_ns(argument)
     return name, argument
 
 
