@@ -17,23 +17,25 @@ from rafttoy.sim.kv import SimKvStores
 from rafttoy.sim.links import SimLinks, SimNetwork
 from rafttoy.sim.model import Model
 from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.sim.store import SimStore
 from rafttoy.wire import Epoch
 
 __all__ = ["SimPorts", "SimWorld", "run_sim"]
 
 
 class SimPorts:
-    """The world of one simulated peer."""
+    """The world of one simulated peer. `store` is what its disk holds, from an earlier incarnation perhaps; `sync` as in a Plan."""
 
-    def __init__(self, world: SimWorld, id: int) -> None:
+    def __init__(self, world: SimWorld, id: int, *, sync: str = "fdatasync", store: SimStore | None = None) -> None:
         host, disk = world.machine(id)
         loop = world.shared_loop or Loop(host)
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
         self.cpu = SimCpu(loop, world.model)
-        self.files = SimFiles(loop, disk)
-        self.kv = SimKvStores(loop, disk, world.model.software.kv, self.cpu)
+        root = f"peer-{id}"
+        self.files = SimFiles(loop, disk, store, sync, root)
+        self.kv = SimKvStores(loop, disk, world.model.software.kv, self.cpu, self.files.store, None, sync, root)
         self.links = SimLinks(world.network, id, loop)
         self.random = SeededRandomness(world.seed, id)
 
@@ -65,8 +67,10 @@ class SimWorld:
             self._machines[number] = (host, SimDisk(self.env, host, self.model.hardware.disk, rng))
         return self._machines[number]
 
-    def add_member(self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None) -> Member:
-        member = Member(SimPorts(self, id), id, nodes, cell=cell, plan=plan, log=log)
+    def add_member(
+        self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None, store: SimStore | None = None
+    ) -> Member:
+        member = Member(SimPorts(self, id, sync=plan.sync, store=store), id, nodes, cell=cell, plan=plan, log=log)
         self.members[id] = member
         return member
 
