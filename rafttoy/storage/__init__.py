@@ -37,8 +37,8 @@ __all__ = [
     "Wal",
     "WalState",
     "make_storage",
-    "wal_delay_ns",
     "parse_wal",
+    "wal_delay_ns",
 ]
 
 SYNC_MODES = ("fdatasync", "dsync", "none")
