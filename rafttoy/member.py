@@ -453,7 +453,7 @@ class Member:
         while True:
             now_ns = clock.now_ns()
             if self._stopped:
-                raise RunError(f"peer {self.id} stopped before it was elected")
+                raise self.failure or RunError(f"peer {self.id} stopped before it was elected")
             if now_ns > deadline_ns:
                 raise RunError(f"peer {self.id} was not elected in time: is another leader at work, or a quorum missing?")
             if peer.is_leader:
