@@ -16,14 +16,14 @@ from typing import Any
 import msgspec
 
 from rafttoy.cell import Cell, Plan
-from rafttoy.errors import MalformedMessage, RunError, StorageError
+from rafttoy.errors import ConfigError, MalformedMessage, RunError, StorageError
 from rafttoy.observe import Metrics
 from rafttoy.peer import Peer, RaftOptions
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet, Ports, Task
 from rafttoy.proposal import AcknowledgedRun
 from rafttoy.raft import StateRole
-from rafttoy.storage import Identity, Storage, make_storage
+from rafttoy.storage import ENGINES, STORAGES, Identity, Storage, make_storage, parse_wal
 from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
 
@@ -94,6 +94,19 @@ _encode_control = msgspec.json.Encoder().encode
 _decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
 
 _RESEND_NS = 200_000_000
+
+
+def _check(cell: Cell) -> None:
+    """Raises MalformedMessage for a component that this member does not have: whoever asks for it may be of another version."""
+    if cell.pipeline not in PIPELINES:
+        raise MalformedMessage(f"unknown pipeline {cell.pipeline!r}")
+    if cell.storage not in STORAGES or (cell.storage == "split" and cell.engine not in ENGINES):
+        raise MalformedMessage(f"unknown storage {cell.storage_name()!r}")
+    try:
+        if cell.storage == "split":
+            parse_wal(cell.wal)
+    except ConfigError as error:
+        raise MalformedMessage(str(error)) from None
 
 
 class Member:
@@ -356,8 +369,7 @@ class Member:
             raise MalformedMessage(f"control message: {error}") from None
         if isinstance(message, _Hello):
             epoch, setting = Epoch(*message.setting.epoch), message.setting
-            if setting.cell.pipeline not in PIPELINES:
-                raise MalformedMessage(f"unknown pipeline {setting.cell.pipeline!r}")
+            _check(setting.cell)
             if epoch > self.epoch or (epoch == self.epoch and self._differs(setting)):
                 self._greeter = (message.from_, message.request)
                 self._switch(epoch, setting.cell, setting.plan)
@@ -439,7 +451,7 @@ class Member:
         peer: Peer = await begun
         deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
         setting = Setting((epoch.process_nanos, epoch.bench_iter), cell, plan)
-        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns)
+        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns, patient=True)
         answered = [self.id, *(answer.from_ for answer in answers)]
         if silent := [id for id in self.ids if id not in answered]:
             raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")
@@ -473,7 +485,7 @@ class Member:
                 self._send_control(id, _Mark(self.id, 0))
 
     async def report_all(self, *, digests: bool, samples: bool, seconds: float = 2.0) -> dict[int, PeerReport]:
-        """Every member's report that came within `seconds`, by id."""
+        """The reports, by id, of this member and of those that are connected and answer within `seconds`."""
         reports = {self.id: await self.report(digests=digests, samples=samples)}
         deadline_ns = self.ports.clock.now_ns() + int(seconds * 1e9)
         answers = await self._request_all(lambda request: _Ask(self.id, request, digests, samples), deadline_ns)
@@ -482,7 +494,8 @@ class Member:
                 reports[answer.from_] = answer.report
         return reports
 
-    async def _request_all(self, make: Callable[[int], Any], deadline_ns: int) -> list[_Answer]:
+    async def _request_all(self, make: Callable[[int], Any], deadline_ns: int, *, patient: bool = False) -> list[_Answer]:
+        """Sends a request to each other member, again and again, until all have answered; `patient`: those not connected too."""
         clock, waiting = self.ports.clock, {}
         for id in self.ids:
             if id != self.id:
@@ -492,7 +505,11 @@ class Member:
                 waiting[id] = (future, make(self._requests))
         sent_ns = -_RESEND_NS
         answers: dict[int, _Answer] = {}
-        while len(answers) < len(waiting) and clock.now_ns() < deadline_ns and not self._stopped:
+        while (
+            any(id not in answers and (patient or self.ports.links.stream(id).connected) for id in waiting)
+            and clock.now_ns() < deadline_ns
+            and not self._stopped
+        ):
             if clock.now_ns() - sent_ns >= _RESEND_NS:
                 sent_ns = clock.now_ns()
                 for id, (future, request) in waiting.items():

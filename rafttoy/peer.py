@@ -18,6 +18,7 @@ from rafttoy.observe import Metrics
 from rafttoy.ports import Packet, Ports, Sized, Task
 from rafttoy.proposal import AcknowledgedRun, Client, ProposalBuffer, Tracker, join_payloads
 from rafttoy.raft import (
+    NONE,
     ConfChange,
     ConfChangeV2,
     Config,
@@ -209,6 +210,7 @@ class Peer:
         self._signal.set()
 
     def campaign(self) -> None:
+        """Seeks the leadership, by an election or from whoever leads."""
         self._campaign = True
         self._signal.set()
 
@@ -419,6 +421,8 @@ class Peer:
             self._on_control(msg.control)
         if msg.epoch == self.epoch and not self._ending:
             for message in msg.messages:
+                if message.from_ == self.id:
+                    raise MalformedMessage(f"{message.type.name} from another that claims to be peer {self.id} as well")
                 try:
                     self.node.step(message)
                 except MalformedMessage:
@@ -438,7 +442,10 @@ class Peer:
             node.report_unreachable(peer)
         if self._campaign:
             self._campaign = False
-            node.campaign()
+            if node.lead in (NONE, self.id):
+                node.campaign()
+            else:  # it holds a lease (CheckQuorum), and its log may be ahead: it hands over once this one has caught up (thesis §3.10)
+                node.transfer_leader(self.id)
 
     async def _compact(self) -> None:
         """Old entries go by size (not those that a member still needs, unless it is so far behind that a snapshot is cheaper)."""

@@ -279,6 +279,10 @@ class Stream(Protocol):
         """Never waits. What is sent while the peer is unreachable is dropped: Raft repairs it."""
 
     @property
+    def connected(self) -> bool:
+        """Whether what is sent now has a chance to arrive."""
+
+    @property
     def queued_bytes(self) -> int: ...
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import; a peer that goes away is news for Raft, not for the terminal
 
-import grpc  # noqa: E402
+import grpc
 
-from rafttoy.errors import RunError  # noqa: E402
-from rafttoy.ports import Packet  # noqa: E402
-from rafttoy.wire import MESSAGE_LIMIT_BYTES, SERVICE  # noqa: E402
+from rafttoy.errors import RunError
+from rafttoy.ports import Packet
+from rafttoy.wire import MESSAGE_LIMIT_BYTES, SERVICE
 
 __all__ = ["GrpcLinks"]
 
@@ -112,7 +112,7 @@ class GrpcStream:
         self._on_loss = on_loss
         self._outbox: list[Packet] = []
         self._wake: asyncio.Future[None] | None = None
-        self._connected = False
+        self.connected = False
         self._closed = False
         self.queued_bytes = 0
         self.sent = 0
@@ -120,7 +120,7 @@ class GrpcStream:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream {address}")
 
     def send(self, packet: Packet) -> None:
-        if not self._connected or self.queued_bytes > _HIGH_WATER_BYTES:
+        if not self.connected or self.queued_bytes > _HIGH_WATER_BYTES:
             return
         self._outbox.append(packet)
         self.queued_bytes += packet.size
@@ -134,12 +134,12 @@ class GrpcStream:
                 await asyncio.wait_for(channel.channel_ready(), 1.0)
                 call = channel.stream_stream(SERVICE)()
                 await call.wait_for_connection()
-                attempt, self._connected = 0, True
+                attempt, self.connected = 0, True
                 await self._pump(call)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, grpc.aio.UsageError):
                 pass
             finally:
-                lost, self._connected = self._connected, False
+                lost, self.connected = self.connected, False
                 self._outbox.clear()
                 self.queued_bytes = 0
                 await channel.close()

@@ -41,6 +41,10 @@ class MemoryStream:
         self._network = network
         self._to = to
 
+    @property
+    def connected(self) -> bool:
+        return self._to in self._network.listeners
+
     def send(self, packet: Packet) -> None:
         asyncio.get_running_loop().call_soon(self._deliver, packet)
 

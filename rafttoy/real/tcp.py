@@ -105,6 +105,10 @@ class TcpStream:
         self.sent_bytes = 0
 
     @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    @property
     def queued_bytes(self) -> int:
         transport = self._transport
         return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()

@@ -68,6 +68,11 @@ class SimStream:
         self.sent = 0
         self.sent_bytes = 0
 
+    @property
+    def connected(self) -> bool:
+        network = self._links.network
+        return self._to in network.listeners and (self._links.id, self._to) not in network.cut
+
     def send(self, packet: Packet) -> None:
         links, costs, size = self._links, self._links.network.costs, packet.size
         loop, env = links.loop, links.loop.env
