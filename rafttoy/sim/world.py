@@ -74,11 +74,18 @@ class SimWorld:
         self.members[id] = member
         return member
 
-    def run(self, cell: Cell, plan: Plan, epoch: Epoch, *, content: bool = False) -> Measurement:
-        """Runs `cell` with member 1 as its leader. With `content`, real bytes travel and are stored."""
+    def start(self, cell: Cell, plan: Plan) -> list[Member]:
+        """All members of the cell, those that were added and new ones, begin to serve."""
+        members = []
         for id in range(1, cell.nodes + 1):
             member = self.members.get(id) or self.add_member(id, cell.nodes, cell, plan)
             member.ports.tasks.spawn(_live(member), f"member {id}")
+            members.append(member)
+        return members
+
+    def run(self, cell: Cell, plan: Plan, epoch: Epoch, *, content: bool = False) -> Measurement:
+        """Runs `cell` with member 1 as its leader. With `content`, real bytes travel and are stored."""
+        self.start(cell, plan)
         outcome: list[Measurement | BaseException] = []
 
         async def main() -> None:
@@ -94,8 +101,14 @@ class SimWorld:
 
 
 async def _live(member: Member) -> None:
-    await member.find_epoch()
-    await member.serve()
+    """As a process of its own: when it fails, nothing of it goes on, and nobody listens there any more."""
+    try:
+        await member.find_epoch()
+        await member.serve()
+    except Exception:
+        member.ports.tasks.cancel_all()
+        await member.ports.links.close()
+        raise
 
 
 def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from rafttoy.cell import Cell, Plan
-from rafttoy.member import Member
+from rafttoy.cell import Cell
 from rafttoy.sim.model import Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
 from rafttoy.sim.world import SimWorld
 from rafttoy.storage import ENGINES, STORAGES, WALS
 
-__all__ = ["KINDS", "MODEL", "cell_of", "complete", "make_model", "start"]
+__all__ = ["KINDS", "MODEL", "cell_of", "complete", "make_model"]
 
 T = TypeVar("T")
 
@@ -59,18 +58,3 @@ def complete(world: SimWorld, coroutine: Coroutine[Any, Any, T]) -> T:
     if errors:
         raise errors[0]
     return out[0]
-
-
-def start(world: SimWorld, cell: Cell, plan: Plan) -> list[Member]:
-    """Members that serve, as `SimWorld.run` starts them; `complete(world, run_cell(members[0], …))` then runs a cell."""
-    members = []
-    for id in range(1, cell.nodes + 1):
-        member = world.members.get(id) or world.add_member(id, cell.nodes, cell, plan)
-        members.append(member)
-
-        async def live(member: Member = member) -> None:
-            await member.find_epoch()
-            await member.serve()
-
-        member.ports.tasks.spawn(live(), f"member {id}")
-    return members

@@ -14,7 +14,7 @@ from rafttoy.run import run_cell
 from rafttoy.sim.world import SimWorld
 from rafttoy.storage import LogStorage
 from rafttoy.wire import Epoch
-from tests.pipeline.group import MODEL, cell_of, complete, start
+from tests.pipeline.group import MODEL, cell_of, complete
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -37,7 +37,7 @@ def test_a_learner_is_added_and_removed_under_load(pipeline: str, monkeypatch: p
     cell = cell_of(("split", "file", "leveldb"), pipeline=pipeline)
     plan = Plan(seconds=0.06, warmup_seconds=0.0, verify=True)
     world = SimWorld(MODEL, "tcp", seed=1)
-    members = start(world, cell, plan)
+    members = world.start(cell, plan)
     changes: list[int] = []
 
     async def change() -> None:

@@ -19,7 +19,7 @@ from rafttoy.sim.store import RandomChoice, SimStore
 from rafttoy.sim.world import SimWorld
 from rafttoy.storage import make_storage
 from rafttoy.wire import Epoch
-from tests.pipeline.group import KINDS, cell_of, complete, make_model, start
+from tests.pipeline.group import KINDS, cell_of, complete, make_model
 from tests.storage.beds import SimBed
 
 DURABLE = [kind for kind in KINDS if kind[1] != "mem"]
@@ -50,7 +50,7 @@ class Image:
 def run_with_images(cell: Cell, crash: Callable[[SimStore], SimStore], every: int) -> list[Image]:
     """Runs `cell`; at every so many acknowledgements, an image of a power loss at that very moment: before the client is told."""
     world = SimWorld(SLOW_DISK, "tcp", seed=5)
-    members = start(world, cell, PLAN)
+    members = world.start(cell, PLAN)
     acknowledged: list[AcknowledgedRun] = []
     images: list[Image] = []
 
@@ -143,7 +143,7 @@ def resumed(cell: Cell, disks: Sequence[SimStore], acknowledged: Sequence[Acknow
     world = SimWorld(make_model(), "tcp", seed=6)
     for id, disk in enumerate(disks, 1):
         world.add_member(id, cell.nodes, cell, PLAN, store=disk)
-    members = start(world, cell, PLAN)
+    members = world.start(cell, PLAN)
 
     async def resume() -> bool:
         while members[0].epoch == Epoch():  # it reads its directory

@@ -13,7 +13,7 @@ from rafttoy.run import run_cell
 from rafttoy.sim.world import SimWorld
 from rafttoy.storage import make_storage
 from rafttoy.wire import Epoch
-from tests.pipeline.group import KINDS, MODEL, cell_of, complete, start
+from tests.pipeline.group import KINDS, MODEL, cell_of, complete
 
 PLAN = Plan(proposals=300, warmup_seconds=0.0, verify=True)
 
@@ -129,7 +129,7 @@ def test_several_epochs_on_the_same_members() -> None:
         cell_of(("leveldb", "leveldb", "leveldb"), pipeline="parallel-append", conc=40),
         cell_of(("split", "file", "leveldb"), pipeline="parallel-append-early-ack"),
     ]
-    members = start(world, runs[0], PLAN)
+    members = world.start(runs[0], PLAN)
     for i, cell in enumerate(runs):
         epoch = Epoch(1, i + 1)
         m = complete(world, run_cell(members[0], cell, PLAN, epoch, content=True))
