@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from rafttoy.analysis.ceiling import Ceiling, ceiling
 from rafttoy.analysis.manifest import manifest
+from rafttoy.analysis.models import outside
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.errors import ConfigError, unknown
 from rafttoy.member import PeerReport, StageTotals
@@ -42,6 +44,8 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
                   `cores` (peers' CPU time over their host's cores; of several hosts the busiest), `disk` (the busiest peer's disk)
     stages        {stage: {count, entries, bytes, cpu_us}} of the leader; the followers' sums as `follower/stage`
     counters      of the leader's storage and links
+    ceiling       of a simulated run: the closed form of the same cell and model
+    interval      of a prediction: {`ops_per_s`, `p50_us`, `p99_us`: [low, high]}, where the model says how well it was fitted
     """
 
     world: str
@@ -73,6 +77,8 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     warnings: list[str]
     manifest: dict[str, Any]
     error_pct: float | None = None
+    ceiling: Ceiling | None = None
+    interval: dict[str, tuple[float, float]] | None = None
 
     def cell(self) -> Cell:
         return Cell(**{name: getattr(self, name) for name in Cell.__struct_fields__})
@@ -132,8 +138,12 @@ def run_grid(
     results: list[Result] = []
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
-        results.append(_result(world, cell, run_plan, measurement, host, made))
-        on_result(results[-1])
+        result = _result(world, cell, run_plan, measurement, host, made)
+        if model is not None:
+            result.ceiling = ceiling(model, cell)
+            result.warnings = [*result.warnings, *outside(model, cell), *_free_stages(model, result)]
+        results.append(result)
+        on_result(result)
 
     if world == "sim":
         assert model is not None
@@ -221,6 +231,13 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         warnings=m.warnings,
         manifest=made,
     )
+
+
+def _free_stages(model: Model, result: Result) -> list[str]:
+    """A model that lacks a stage's cost is told of, once a run."""
+    names = {name.removeprefix("follower/") for name in result.stages}
+    free = sorted(name for name in names if not name.startswith("kv.") and name not in model.software.stages)
+    return [f"model {model.meta.name} has no cost for {', '.join(free)}: counted as free"] if free else []
 
 
 def _micros(latency: Summary) -> dict[str, float]:

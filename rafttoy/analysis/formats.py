@@ -44,10 +44,11 @@ _CSV = (
 
 
 def json_line(result: Result) -> str:
-    """The whole result; `error_pct` only where there is one."""
+    """The whole result; `error_pct`, `ceiling` and `interval` only where there is one."""
     document: dict[str, Any] = msgspec.to_builtins(result)
-    if result.error_pct is None:
-        del document["error_pct"]
+    for name in ("error_pct", "ceiling", "interval"):
+        if document[name] is None:
+            del document[name]
     return msgspec.json.encode(document).decode()
 
 
