@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rafttoy.errors import StorageError
 from rafttoy.ports import Buffer, Sized
@@ -72,6 +72,7 @@ class SimFile:
             raise StorageError(failure)
         if sync and files.durable and not (faults is not None and faults.lying_sync):
             inode.settle(changes)
+            files.called()
 
     def _put(self, offset: int, buffers: Sequence[Buffer], total: int) -> None:
         inode = self._inode
@@ -81,6 +82,7 @@ class SimFile:
             inode.size = max(inode.size, offset + total)
         else:
             inode.write(offset, b"".join(buffers))  # type: ignore[arg-type]
+        self._files.called()
 
     async def pread(self, offset: int, length: int) -> bytes:
         files, inode = self._files, self._inode
@@ -103,9 +105,11 @@ class SimFile:
             raise StorageError(failure)
         if files.durable and not (files.faults is not None and files.faults.lying_sync):
             inode.settle(changes)
+            files.called()
 
     async def truncate(self, size: int) -> None:
         self._inode.resize(size)
+        self._files.called()
         await self._files.written(0, sync=False, grows=False)
 
     async def close(self) -> None:
@@ -123,6 +127,8 @@ class SimFiles:
         self._busy_ns = self._cpu_ns = 0
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
+        self.on_call: Callable[[], None] | None = None
+        """Called whenever something was changed or became durable: the moments a crash can tell apart."""
         self.durable = sync != "none"
         self.root = root
 
@@ -150,6 +156,10 @@ class SimFiles:
         now, half_ns = self._now(), disk.handoff_ns >> 1
         self._thread_free_ns = end_ns = disk.read(max(now + half_ns, self._thread_free_ns), nbytes)
         await Timer(self._loop, end_ns + half_ns - now)
+
+    def called(self) -> None:
+        if self.on_call is not None:
+            self.on_call()
 
     def _now(self) -> int:
         return self._env.now  # type: ignore[return-value]  # SimPy types time as float; ours are integers throughout
@@ -188,17 +198,20 @@ class SimFiles:
                 if failure := self.sync_failure(name):
                     raise StorageError(failure)
                 inode.settle(changes)
+                self.called()
         return SimFile(name, inode, self)
 
     async def rename(self, old: str, new: str) -> None:
         if old not in self.store.files:
             raise StorageError(f"{self.root}/{old}: No such file or directory")
         self.store.rename(old, new)
+        self.called()
 
     async def unlink(self, name: str) -> None:
         if name not in self.store.files:
             raise StorageError(f"{self.root}/{name}: No such file or directory")
         self.store.unlink(name)
+        self.called()
 
     async def listdir(self, directory: str = "") -> list[str]:
         prefix = f"{directory}/" if directory else ""
@@ -215,6 +228,7 @@ class SimFiles:
             raise StorageError(failure)
         if self.durable and not (self.faults is not None and self.faults.lying_directory):
             self.store.settle_names(directory, changes)
+            self.called()
 
     def counters(self) -> dict[str, int]:
         return {"disk_busy_ns": self._busy_ns, "disk_cpu_ns": self._cpu_ns}

@@ -5,7 +5,7 @@ The stores' own logs are sequential, so a crash keeps every synced batch and, of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
@@ -132,6 +132,7 @@ class _Store:
             _apply(content.seen, batch.operations)
         else:
             content.write(batch.operations)
+            stores.called()
         written = content.batches()
         if threaded:
             await stores.on_thread(cost_ns, batch.nbytes, self._costs.sync_factor if sync else None)
@@ -142,6 +143,7 @@ class _Store:
                 raise StorageError(f"{self._what}: Input/output error")
             if faults is None or not faults.lying_sync:
                 content.settle(written)
+                stores.called()
 
     async def get(self, key: bytes) -> bytes | None:
         await self._read(1, len(key))
@@ -184,6 +186,12 @@ class SimKvStores:
         self._costs = costs
         self._store = store if store is not None else SimStore()
         self._durable = sync != "none"
+        self.on_call: Callable[[], None] | None = None
+        """As `SimFiles.on_call`."""
+
+    def called(self) -> None:
+        if self.on_call is not None:
+            self.on_call()
 
     async def on_thread(self, cost_ns: int, nbytes: int, sync_factor: float | None) -> None:
         """Waits as for a write on the store's own thread, with the sync of its log where there is a factor."""

@@ -162,10 +162,11 @@ class KvEngine:
     async def _delete_content(self) -> None:
         kv = self._store.kv
         for start, stop in self._slices:
-            write = kv.batch()
-            for key, _ in await kv.scan(start, stop):
-                write.delete(key)
-            await kv.write(write, sync=False)
+            if content := await kv.scan(start, stop):
+                write = kv.batch()
+                for key, _ in content:
+                    write.delete(key)
+                await kv.write(write, sync=False)
 
     async def reset(self) -> None:
         if not self._store.shared:  # a shared one was emptied with the log

@@ -14,7 +14,8 @@ nothing that was acknowledged), and no page has to be read before it is written.
                                   12 u32 flags   16 u64 sequence of the segment                 24 u64 number of the group
                                   32 u64 durable 40 u32 batches   44 u32 bytes of the mark       48 u64 bytes of frames
                                   56 u64 term    64 u64 vote      72 u64 commit                  80 u64 0
-    table, 40 bytes a batch:       0 u64 first index   8 u64 term   16 u32 type   20 u32 count   24 u64 bytes   32 u64 payload bytes
+    table, 40 bytes a batch:       0 u64 first index   8 u64 term   16 u32 type, and the top bit if all frames have one length
+                                  20 u32 count  24 u64 bytes of the frames     32 u64 payload bytes
 
 All little endian. Why it can be trusted after a crash:
 
@@ -69,6 +70,7 @@ _PREFIX = struct.Struct("<II")
 _GROUP = struct.Struct("<IIQQQIIQQQQQ")
 _BATCH = struct.Struct("<QQIIQQ")
 GROUP_BYTES = _PREFIX.size + _GROUP.size
+_UNIFORM = 1 << 31
 _PADDING = bytes(BLOCK)
 
 
@@ -127,7 +129,7 @@ def encode_group(
     mark: bytes,
 ) -> tuple[list[Buffer], int]:
     """(buffers of a group, their bytes: a whole number of blocks)."""
-    table = b"".join([_BATCH.pack(b.first, b.term, b.type, b.count, b.size, b.payload_bytes) for b in entries]) + mark
+    table = b"".join([_BATCH.pack(b.first, b.term, _form(b), b.count, b.size, b.payload_bytes) for b in entries]) + mark
     crc = crc32c(table)
     frames: list[Buffer] = []
     size = 0
@@ -143,6 +145,10 @@ def encode_group(
     size += len(head)
     rest = -size % BLOCK
     return [head, *frames, _PADDING[:rest]] if rest else [head, *frames], size + rest
+
+
+def _form(batch: EntryBatch) -> int:
+    return batch.type if batch.ends is not None else batch.type | _UNIFORM
 
 
 class DamagedHeader(Exception):
@@ -177,12 +183,15 @@ def decode_body(group: Group, data: memoryview) -> tuple[list[EntryBatch], Snaps
     at = group.frames_at
     batches: list[EntryBatch] = []
     for i in range(group.batches):
-        first, term, type_, count, size, payload = _BATCH.unpack_from(data, GROUP_BYTES + i * _BATCH.size)
+        first, term, form, count, size, payload = _BATCH.unpack_from(data, GROUP_BYTES + i * _BATCH.size)
         frames = data[at : at + size]
-        runs, end = EntryBatch.decode(frames, 0, size)
-        if end != size or not runs or runs[0].first != first or runs[-1].last != first + count - 1:
-            raise MalformedMessage(f"batch {i} of group {group.number} does not hold entries {first}..{first + count - 1}")
-        batches.append(EntryBatch(first, term, EntryType(type_), count, frames, size, payload, join_ends(runs)))
+        ends = None
+        if not form & _UNIFORM:
+            runs, end = EntryBatch.decode(frames, 0, size)
+            if end != size or not runs or runs[0].first != first or runs[-1].last != first + count - 1:
+                raise MalformedMessage(f"batch {i} of group {group.number} does not hold entries {first}..{first + count - 1}")
+            ends = join_ends(runs)
+        batches.append(EntryBatch(first, term, EntryType(form & ~_UNIFORM), count, frames, size, payload, ends))
         at += size
     return batches, mark
 

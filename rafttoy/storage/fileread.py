@@ -31,9 +31,8 @@ from rafttoy.storage.fileformat import (
     read_group_header,
     read_segment,
 )
-from rafttoy.storage.replay import Gap
 
-__all__ = ["DIRECTORY", "Findings", "Segment", "Sink", "read_group", "read_log", "segment_name"]
+__all__ = ["DIRECTORY", "Findings", "Segment", "Sink", "pread_all", "read_group", "read_log", "segment_name"]
 
 DIRECTORY = "wal"
 _NAME = re.compile(r"([0-9a-f]{16})\.wal")
@@ -89,8 +88,7 @@ class Sink(Protocol):
     def restart(self) -> None:
         """What came before does not count."""
 
-    def group(self, segment: Segment, offset: int, group: Group, batches: Sequence[EntryBatch], mark: SnapshotMetadata | None) -> None:
-        """Raises Gap."""
+    def group(self, segment: Segment, offset: int, group: Group, batches: Sequence[EntryBatch], mark: SnapshotMetadata | None) -> None: ...
 
 
 async def read_log(files: Files, sink: Sink) -> Findings:
@@ -103,7 +101,7 @@ async def read_log(files: Files, sink: Sink) -> Findings:
 async def _open(files: Files, sequence: int) -> Segment:
     file = await files.open(segment_name(sequence))
     where = f"{files.root}/{file.name}"
-    ours, version, found_sequence, expected, found = read_segment(await file.pread(0, BLOCK))
+    ours, version, found_sequence, expected, found = read_segment(await pread_all(files, file, 0, BLOCK))
     if not ours:
         raise CorruptionError("no segment header", file=where, offset=0)
     if version != VERSION:
@@ -118,12 +116,12 @@ async def _open(files: Files, sequence: int) -> Segment:
 async def read_group(files: Files, segment: Segment, offset: int) -> list[EntryBatch]:
     """A group that is known to stand there. Raises CorruptionError."""
     where = f"{files.root}/{segment.name}"
-    head = await segment.file.pread(offset, BLOCK)
+    head = await pread_all(files, segment.file, offset, BLOCK)
     try:
         group = read_group_header(head, 0, segment.sequence)
         if group is None:
             raise CorruptionError("a group is gone", file=where, offset=offset)
-        data = memoryview(head if group.size <= BLOCK else await segment.file.pread(offset, group.size))
+        data = memoryview(head if group.size <= BLOCK else await pread_all(files, segment.file, offset, group.size))
         if len(data) < group.size:
             raise CorruptionError(f"a group of {group.size} bytes passes the end of the file", file=where, offset=offset)
         found = body_checksum(data, group)
@@ -136,18 +134,29 @@ async def read_group(files: Files, segment: Segment, offset: int) -> list[EntryB
         raise CorruptionError(str(error), file=where, offset=offset) from None
 
 
+async def pread_all(files: Files, file: File, offset: int, length: int) -> bytes:
+    """Fewer bytes only at the end of the file: a read that came back short must not look like a torn write. Raises StorageError."""
+    data = await file.pread(offset, length)
+    if len(data) < min(length, file.size() - offset):
+        raise StorageError(f"{files.root}/{file.name}: a read of {length} bytes at offset {offset} came back with {len(data)}")
+    return data
+
+
 class _Window:
     """Reads a file forward, a chunk at a time."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, files: Files, file: File) -> None:
+        self._files = files
         self._file = file
         self._begin = 0
         self._data = b""
 
     async def at(self, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset`, fewer at the end of the file."""
+        if offset >= self._file.size():
+            return memoryview(b"")
         if offset < self._begin or offset + length > self._begin + len(self._data):
-            self._begin, self._data = offset, await self._file.pread(offset, max(length, _CHUNK))
+            self._begin, self._data = offset, await pread_all(self._files, self._file, offset, max(length, _CHUNK))
         return memoryview(self._data)[offset - self._begin : offset - self._begin + length]
 
 
@@ -180,7 +189,7 @@ class _Reader:
         tail, damage = run[0], _Damage()
         unread: CorruptionError | None = None  # the first group of all cannot be read
         for segment in run:
-            window = _Window(segment.file)
+            window = _Window(self._files, segment.file)
             head = await self._group(segment, window, BLOCK)
             if isinstance(head, Group):
                 if self._number and head.number != self._number and not head.flags & START:
@@ -242,7 +251,7 @@ class _Reader:
             try:
                 batches, mark = decode_body(group, await window.at(offset, group.size))
                 sink.group(segment, offset, group, batches, mark)
-            except (Gap, MalformedMessage) as error:
+            except MalformedMessage as error:
                 raise CorruptionError(str(error), file=where, offset=offset) from None
             if mark is not None:
                 self._founded = True
@@ -256,7 +265,7 @@ class _Reader:
         tail = segments[0]
         torn = padded(damage.size) if damage.size else 0
         for segment in segments:
-            window = _Window(segment.file)
+            window = _Window(self._files, segment.file)
             offset = segment.end
             while len(block := await window.at(offset, _CHUNK)) >= GROUP_BYTES:
                 words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")[:: BLOCK // 4]

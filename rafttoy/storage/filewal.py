@@ -122,9 +122,9 @@ class FileWal:
         for name in names:
             if name.endswith(".tmp"):
                 await files.unlink(f"{DIRECTORY}/{name}")
-        if not names:
-            await files.mkdir(DIRECTORY)
-            await files.sync_directory()
+        await files.mkdir(DIRECTORY)
+        await files.sync_directory()  # names too may have been given by a dead process and not be durable yet
+        await files.sync_directory(DIRECTORY)
         self._sequence = max([segment.sequence for segment in (*self._segments, *found.leftover)], default=0)
         if self._next is not None:
             self._sequence = self._next.sequence
@@ -139,6 +139,8 @@ class FileWal:
             await self._switch()
         elif self._next is None:
             self._prepare_ahead()
+        if found.torn:
+            await self.write([Save((), None)], sync=True)  # from now on, the log is known to go on there
         await self._recycle(found.leftover)
 
     async def _set_aside(self, tail: Segment, torn: int, notes: list[str]) -> None:

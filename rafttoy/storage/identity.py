@@ -12,7 +12,7 @@ import msgspec
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import Files, Ports
 
-__all__ = ["FORMAT", "Identity", "erase"]
+__all__ = ["FORMAT", "Identity", "begin_erasing", "end_erasing", "erase", "finish_erasing"]
 
 FORMAT = 1
 """Of everything below a data directory. Raised with every change that an older reader would misread."""
@@ -20,6 +20,7 @@ FORMAT = 1
 _NAME = "IDENTITY"
 _TEMPORARY = "IDENTITY.tmp"
 _LOCK = "LOCK"
+_ERASING = "ERASING"
 _STORES = [(kind, f"{name}.{kind}") for kind in ("leveldb", "rocksdb") for name in ("wal", "engine", "store")]
 _TREES = ("wal", "snap")
 _SUFFIXES = (".wal", ".snap", ".tmp", ".broken", ".spare")
@@ -46,13 +47,13 @@ class Identity:
         use, unreadable, or of another format."""
         files = ports.files
         names = await files.listdir()
-        if _NAME not in names and (foreign := [name for name in names if name not in (_LOCK, _TEMPORARY)]):
+        if _NAME not in names and (foreign := [name for name in names if name not in (_LOCK, _TEMPORARY, _ERASING)]):
             raise ConfigError(f"{files.root} was not made by rafttoy: it holds {foreign[0]} and no {_NAME}")
         await files.lock()
         if _NAME in names:
             self._compare(files, await self._read(files))
             if self.fresh:
-                await erase(ports)
+                await begin_erasing(files)
         await self._write(files)
 
     async def _read(self, files: Files) -> _Record:
@@ -82,6 +83,26 @@ class Identity:
         await file.close()
         await files.rename(_TEMPORARY, _NAME)
         await files.sync_directory()
+
+
+# Log, engine and snapshots cannot be emptied in one step: a file says that it has begun.
+
+
+async def begin_erasing(files: Files) -> None:
+    """From here on, whatever is left after a crash is erased by the next `finish_erasing`."""
+    await (await files.open(_ERASING, create=True)).close()
+    await files.sync_directory()
+
+
+async def end_erasing(files: Files) -> None:
+    await files.unlink(_ERASING)
+    await files.sync_directory()
+
+
+async def finish_erasing(ports: Ports) -> None:
+    if _ERASING in await ports.files.listdir():
+        await erase(ports)
+        await end_erasing(ports.files)
 
 
 async def erase(ports: Ports) -> None:

@@ -40,6 +40,7 @@ class KvWal:
         self._cache_bytes = cache_bytes
         self._sync = sync != "none"
         self._firsts: list[int] = []  # the keys, in order
+        self._terms: list[int] = []
         self._last = 0
         self._virtual = False
         self._writes = self._syncs = self._bytes = 0
@@ -62,6 +63,7 @@ class KvWal:
                 batches = self._decode(key, value)
                 replay.add(batches)
                 self._firsts.append(batches[0].first)
+                self._terms.append(batches[0].term)
                 self._last = batches[-1].last
             if mark is not None:
                 replay.add_mark(SnapshotMetadata.decode(mark))
@@ -94,7 +96,7 @@ class KvWal:
                 entries += batch.count
                 size += batch.size
             if save.mark is not None:
-                write.put(_MARK, save.mark.encode())
+                self._put_mark(write, save.mark)
         if hard_state is not None:
             write.put(_HARD_STATE, hard_state.encode())
         await stage.done(mark, entries, size)
@@ -103,10 +105,7 @@ class KvWal:
     def _put(self, write: WriteBatch, batch: EntryBatch) -> None:
         first, firsts = batch.first, self._firsts
         if first <= self._last:
-            at = bisect_left(firsts, first)
-            for stale in firsts[at:]:
-                write.delete(_ENTRIES + _INDEX.pack(stale))
-            del firsts[at:]
+            self._delete(write, bisect_left(firsts, first), len(firsts))
         frames = batch.frames
         assert frames is not None, "an evicted batch was written before"
         header = _HEADER.pack(first, batch.term, batch.type, batch.count, batch.size, batch.payload_bytes)
@@ -118,7 +117,22 @@ class KvWal:
             value = b"".join((header, frames))
         write.put(_ENTRIES + _INDEX.pack(first), value)
         firsts.append(first)
+        self._terms.append(batch.term)
         self._last = batch.last
+
+    def _put_mark(self, write: WriteBatch, mark: SnapshotMetadata) -> None:
+        """Entries that the mark does not stand for go in the same write: among keys, unlike in a file, nothing tells which are older."""
+        write.put(_MARK, mark.encode())
+        at = bisect_right(self._firsts, mark.index) - 1
+        if mark.index and (mark.index > self._last or (at >= 0 and self._terms[at] != mark.term)):
+            self._delete(write, 0, len(self._firsts))
+            self._last = mark.index
+
+    def _delete(self, write: WriteBatch, begin: int, end: int) -> None:
+        for first in self._firsts[begin:end]:
+            write.delete(_ENTRIES + _INDEX.pack(first))
+        del self._firsts[begin:end]
+        del self._terms[begin:end]
 
     async def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool) -> None:
         sync = sync and self._sync
@@ -153,15 +167,14 @@ class KvWal:
         if keep <= 0:
             return
         write = self._store.kv.batch()
-        for first in firsts[:keep]:
-            write.delete(_ENTRIES + _INDEX.pack(first))
-        del firsts[:keep]
+        self._delete(write, 0, keep)
         await self._commit(write, 0, sync=False)
 
     async def reset(self) -> None:
         if not self._store.shared:
             await self._store.clear()
         self._firsts.clear()
+        self._terms.clear()
         self._last = 0
         self._virtual = False
 

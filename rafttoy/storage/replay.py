@@ -13,7 +13,7 @@ __all__ = ["Gap", "Replay"]
 
 
 class Gap(Exception):
-    """Entries that do not continue the log: the reader knows which file to blame."""
+    """Entries are missing: the reader knows which file to blame."""
 
 
 class Replay:
@@ -21,7 +21,6 @@ class Replay:
 
     def __init__(self, cache_bytes: int) -> None:
         self._log = Log(cache_bytes)
-        self._started = False
         self.hard_state = EMPTY_HARD_STATE
         self.mark: SnapshotMetadata | None = None
 
@@ -37,21 +36,17 @@ class Replay:
     def restart(self) -> None:
         """The log was emptied here."""
         self._log.clear()
-        self._started = False
         self.hard_state = EMPTY_HARD_STATE
         self.mark = None
 
     def add(self, batches: Sequence[EntryBatch]) -> None:
-        """Raises Gap."""
+        """Entries that do not follow begin the log anew: what lies between was released, and a later mark stands for it; or it did
+        not exist any more when the log was cut short. `finish` finds out."""
         if not batches:
             return
         log, first = self._log, batches[0].first
-        if not self._started:
-            self._started = True
-            if first > log.first_index():  # what lies before was released: a mark must stand for it, and `finish` looks
-                log.restore(EMPTY_HARD_STATE, SnapshotMetadata(index=first - 1), ())
         if first > log.last_index() + 1:
-            raise Gap(f"entry {first} follows entry {log.last_index()}")
+            log.restore(EMPTY_HARD_STATE, SnapshotMetadata(index=first - 1), ())
         log.append(batches)
 
     def add_mark(self, mark: SnapshotMetadata) -> None:
@@ -60,14 +55,13 @@ class Replay:
         log = self._log
         if mark.index > log.last_index() or (mark.index >= log.first_index() and not log.holds(mark.index, mark.term)):
             log.restore(EMPTY_HARD_STATE, mark, ())
-            self._started = True
 
     def finish(self, notes: list[str]) -> WalState:
         """Raises Gap if the log does not reach back to its mark (or to index 1)."""
         log, mark = self._log, self.mark
         begin = mark.index if mark is not None else 0
         if log.first_index() > begin + 1:
-            raise Gap(f"the log begins with entry {log.first_index()}, not with entry {begin + 1}")
+            raise Gap(f"entries {begin + 1}..{log.first_index() - 1} are missing")
         if begin >= log.first_index():
             log.compact(begin)
         return WalState(self.hard_state, mark, list(log.batches), notes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 
 from rafttoy.errors import CorruptionError, StorageError
 from rafttoy.ports import Files
@@ -24,6 +25,7 @@ _DIRECTORY = "snap"
 _MAGIC = b"rafttoyS"
 _VERSION = 1
 _HEADER = struct.Struct("<8sIIQ")
+_SUFFIXES = (".snap", ".tmp")
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.snap")
 
 
@@ -35,7 +37,7 @@ class SnapshotFiles:
         """Durable once it returns; an unfinished one is never taken for a snapshot."""
         files = self._files
         body = snapshot.encode()
-        name = f"{_DIRECTORY}/{snapshot.term:016x}-{snapshot.index:016x}.snap"
+        name = f"{_DIRECTORY}/{_name(snapshot)}"
         await files.mkdir(_DIRECTORY)
         await files.sync_directory()
         file = await files.open(f"{name}.tmp", create=True)
@@ -45,17 +47,15 @@ class SnapshotFiles:
         await files.rename(f"{name}.tmp", name)
         await files.sync_directory(_DIRECTORY)
 
-    async def _names(self) -> list[str]:
-        """Of whole snapshots, the newest last."""
+    async def newest(self, holds: Callable[[int, int], bool]) -> Snapshot | None:
+        """The newest one whose (index, term) `holds`: one that a crash kept from being installed does not count. Raises
+        CorruptionError."""
         found = [match for name in await self._files.listdir(_DIRECTORY) if (match := _NAME.fullmatch(name))]
-        return [match[0] for match in sorted(found, key=lambda match: int(match[2], 16))]
+        fit = [match for match in found if holds(int(match[2], 16), int(match[1], 16))]
+        return await self._read(max(fit, key=lambda match: int(match[2], 16))[0]) if fit else None
 
-    async def newest(self) -> Snapshot | None:
-        """Raises CorruptionError."""
-        names = await self._names()
-        if not names:
-            return None
-        name = f"{_DIRECTORY}/{names[-1]}"
+    async def _read(self, name: str) -> Snapshot:
+        name = f"{_DIRECTORY}/{name}"
         where = f"{self._files.root}/{name}"
         file = await self._files.open(name)
         data = await file.pread(0, file.size())
@@ -73,13 +73,15 @@ class SnapshotFiles:
             raise CorruptionError("a damaged snapshot", file=where, offset=_HEADER.size, expected=expected, found=found)
         return Snapshot.decode(body)
 
-    async def keep_newest(self) -> None:
-        for name in (await self._names())[:-1]:
+    async def keep(self, snapshot: Snapshot | None) -> None:
+        """Removes all others."""
+        kept = _name(snapshot) if snapshot is not None else ""
+        others = [name for name in await self._files.listdir(_DIRECTORY) if name.endswith(_SUFFIXES) and name != kept]
+        for name in others:
             await self._files.unlink(f"{_DIRECTORY}/{name}")
-
-    async def clear(self) -> None:
-        names = await self._files.listdir(_DIRECTORY)
-        for name in names:
-            await self._files.unlink(f"{_DIRECTORY}/{name}")
-        if names:
+        if others:
             await self._files.sync_directory(_DIRECTORY)
+
+
+def _name(snapshot: Snapshot) -> str:
+    return f"{snapshot.term:016x}-{snapshot.index:016x}.snap"

@@ -11,7 +11,7 @@ from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot,
 from rafttoy.storage.api import Engine, Recovered, Save, Wal
 from rafttoy.storage.engine import Store
 from rafttoy.storage.group import GroupCommit
-from rafttoy.storage.identity import Identity
+from rafttoy.storage.identity import Identity, begin_erasing, end_erasing, finish_erasing
 from rafttoy.storage.log import Log
 from rafttoy.storage.snapfile import SnapshotFiles
 
@@ -55,6 +55,8 @@ class LogStorage:
             await self._identity.claim(self._ports)
         elif self.durable or self._engine.durable:
             await files.lock()
+        if self.durable:
+            await finish_erasing(self._ports)
         if not self.durable:
             await self._engine.open()
             await self._engine.reset()
@@ -62,9 +64,10 @@ class LogStorage:
         state = await self._wal.open()
         applied, conf_state = await self._engine.open()
         mark = state.mark
+        self.log.restore(state.hard_state, mark, state.batches)
         begin = mark.index if mark is not None else 0
         if not self._engine.durable or applied < begin:
-            snapshot = await self._snapshots.newest()
+            snapshot = await self._snapshots.newest(self.log.holds)
             if snapshot is not None and snapshot.index > applied:
                 applied, conf_state = snapshot.index, snapshot.metadata.conf_state
                 await self._engine.restore(snapshot.data, applied, conf_state)
@@ -72,7 +75,6 @@ class LogStorage:
                 raise StorageError(f"{files.root}: the log begins behind entry {begin}, and there is no snapshot of what came before")
         if conf_state is None and mark is not None:
             conf_state = mark.conf_state
-        self.log.restore(state.hard_state, mark, state.batches)
         if applied > self.log.last_index():
             raise StorageError(
                 f"{files.root}: the engine has applied entry {applied}, the log ends with entry {self.log.last_index()}: entries were lost"
@@ -176,23 +178,25 @@ class LogStorage:
         self._applied, self._conf_state = snapshot.index, snapshot.metadata.conf_state
         await self._wal.release(snapshot.index)
         if self.durable:
-            await self._snapshots.keep_newest()
+            await self._snapshots.keep(None if self._engine.durable else snapshot)
 
     async def compact(self, index: int) -> None:
         assert index <= self._applied, (index, self._applied)
         if index < self.log.first_index():
             return
         metadata = self._metadata(index)
+        snapshot = None
         if self.durable:
             if self._engine.durable:
                 await self._engine.sync()
             else:  # what is dropped from the log lives on in a snapshot
-                await self._snapshots.save(await self.create_snapshot())
+                snapshot = await self.create_snapshot()
+                await self._snapshots.save(snapshot)
             await self._mark(metadata, None)
         await self._wal.release(index)
         self.log.compact(index)
         if self.durable:
-            await self._snapshots.keep_newest()
+            await self._snapshots.keep(snapshot)
 
     def compactable(self, retain_bytes: int) -> int:
         surplus = self.log.total_bytes - retain_bytes
@@ -202,12 +206,15 @@ class LogStorage:
 
     async def reset(self) -> None:
         self._groups.restart()
+        if self.durable:
+            await begin_erasing(self._ports.files)
         if self._shared is not None:
             await self._shared.clear()
-        if self.durable:
-            await self._snapshots.clear()
         await self._wal.reset()
         await self._engine.reset()
+        if self.durable:
+            await self._snapshots.keep(None)
+            await end_erasing(self._ports.files)
         self.log.clear()
         self._applied, self._conf_state, self._held = 0, None, None
         self._opened = Recovered(EMPTY_HARD_STATE, None, None, 0, True)
