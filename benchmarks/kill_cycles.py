@@ -26,7 +26,17 @@ from rafttoy.errors import CheckFailed, RafttoyError
 from rafttoy.real.cluster import run_local
 from rafttoy.run import Measurement
 
-STORAGES = ("file+mem", "file+leveldb", "file+rocksdb", "etcd+mem", "etcd+leveldb", "leveldb+leveldb", "rocksdb+rocksdb", "leveldb", "rocksdb")
+STORAGES = (
+    "file+mem",
+    "file+leveldb",
+    "file+rocksdb",
+    "etcd+mem",
+    "etcd+leveldb",
+    "leveldb+leveldb",
+    "rocksdb+rocksdb",
+    "leveldb",
+    "rocksdb",
+)
 PIPELINES = ("basic", "parallel-append", "parallel-append-early-ack", "async-apply", "async-apply-early-ack", "async-storage")
 _PLAN = Plan(seconds=1.0, warmup_seconds=0.0, verify=True, connect_seconds=20.0)
 

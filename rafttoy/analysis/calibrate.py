@@ -183,4 +183,3 @@ def _with_delay(model: Model, transport: str, cell: Cell, measured: Measurement)
         links = {**model.hardware.links, transport: link}
         model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))
     return model
-
