@@ -39,7 +39,8 @@ async def _async_apply(peer: Peer, ack: AckOn, apply: ApplyOn) -> None:
             await peer.save(rd)
             await peer.send(others)
             if any(batch.type is not EntryType.NORMAL for batch in committed):
-                await applier.drained()  # a configuration change takes effect in its place
+                if not await applier.drained():  # a configuration change takes effect in its place
+                    return
                 await peer.apply(committed)
                 await peer.ack(committed)
             elif committed and (apply is ApplyOn.ALL or peer.is_leader):
@@ -61,22 +62,30 @@ class _Applier:
         self._mailbox: Mailbox[EntryBatch] = Mailbox(peer.tasks)
         self._idle = Signal(peer.tasks)
         self._busy = False
+        self._ended = False
 
     def hand_over(self, committed: Sequence[EntryBatch]) -> None:
         for batch in committed:
             self._mailbox.put(batch)
 
     async def run(self) -> None:
-        while True:
-            batches = await self._mailbox.take_all()
-            self._busy = True
-            await self._peer.apply(batches)
-            if self._ack is AckOn.APPLY:
-                await self._peer.ack(batches)
-            self._busy = False
+        try:
+            while True:
+                batches = await self._mailbox.take_all()
+                self._busy = True
+                await self._peer.apply(batches)
+                if self._ack is AckOn.APPLY:
+                    await self._peer.ack(batches)
+                self._busy = False
+                self._idle.set()
+        finally:
+            self._ended = True
             self._idle.set()
 
-    async def drained(self) -> None:
-        """Returns once all that was handed over is applied."""
+    async def drained(self) -> bool:
+        """Once all that was handed over is applied; False if that will never be, because applying failed (and ends the peer)."""
         while self._busy or len(self._mailbox):
+            if self._ended:
+                return False
             await self._idle.wait()
+        return True

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import simpy
 
+from rafttoy.errors import StorageError
 from rafttoy.pipeline import PIPELINES
 from rafttoy.raft import (
     LOCAL_APPEND_THREAD,
@@ -204,6 +205,29 @@ def test_the_end_waits_for_what_is_being_applied(name: str) -> None:
     lines = transcript(name, [a_ready(commit=entries(1, 3))], apply=100)
     assert "apply 1..3 done" in lines
     assert sum(line.startswith("ack") for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("async-apply")])
+@pytest.mark.parametrize("then", [[], [a_ready(commit=entries(4, 4, EntryType.CONF_CHANGE_V2)), a_ready(commit=entries(5, 5))]])
+def test_when_applying_fails_nothing_is_applied_behind_it_and_nobody_waits_for_it(name: str, then: list[Ready]) -> None:
+    peer = RecordingPeer([a_ready(commit=entries(1, 3)), *then], apply=100)
+    failures: list[BaseException] = []
+    peer.tasks.on_failure(failures.append)
+
+    async def fail(committed: Sequence[EntryBatch]) -> None:
+        await peer._step("apply", span(committed))
+        raise StorageError("the engine's disk")
+
+    peer.apply = fail  # type: ignore[method-assign]
+
+    async def main() -> None:
+        await PIPELINES[name](peer)  # type: ignore[arg-type]
+
+    peer.tasks.spawn(main(), "pipeline")
+    peer.loop.env.run()
+    assert [str(error) for error in failures] == ["the engine's disk"]
+    assert [line for line in peer.lines if line.startswith("apply")] == ["apply 1..3", "apply 1..3 done"]
+    assert peer.tasks._live == {}
 
 
 def test_a_lazy_follower_applies_nothing_but_configuration_changes() -> None:

@@ -1,0 +1,224 @@
+"""Disks that fail, networks that part, peers that die, on simulated hosts: who stops, who goes on, and what is never acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.errors import RafttoyError, RunError, StorageError
+from rafttoy.member import Member
+from rafttoy.pipeline import PIPELINES
+from rafttoy.ports import Packet
+from rafttoy.proposal import AcknowledgedRun
+from rafttoy.run import run_cell
+from rafttoy.sim.files import DiskFaults
+from rafttoy.sim.world import SimWorld
+from rafttoy.wire import Epoch
+from tests.pipeline.group import KINDS, MODEL, cell_of, complete
+
+MS = 1_000_000
+PLAN = Plan(seconds=0.06, warmup_seconds=0.0, connect_seconds=0.6)
+DURABLE = [kind for kind in KINDS if kind[1] != "mem"]
+
+
+class Group:
+    """A group under load. `acknowledged` and `sent` hold the (simulated) time of each event."""
+
+    def __init__(self, cell: Cell, plan: Plan = PLAN, seed: int = 1) -> None:
+        self.cell, self.plan = cell, plan
+        self.world = SimWorld(MODEL, "tcp", seed)
+        self.members = self.world.start(cell, plan)
+        self.acknowledged: list[int] = []
+        self.sent: dict[int, list[int]] = {member.id: [] for member in self.members}
+        self.failed_at: dict[int, int] = {}
+        self.members[0].on_acknowledged = self._note
+        for member in self.members:
+            self._watch_sends(member)
+            self._watch_failure(member)
+
+    def now_ns(self) -> int:
+        return int(self.world.env.now)
+
+    def _note(self, run: AcknowledgedRun) -> None:
+        self.acknowledged.append(self.now_ns())
+
+    def _watch_sends(self, member: Member) -> None:
+        for other in self.members:
+            if other is not member:
+                stream = member.ports.links.stream(other.id)
+
+                def send(packet: Packet, send: Callable[[Packet], None] = stream.send) -> None:
+                    self.sent[member.id].append(self.now_ns())
+                    send(packet)
+
+                stream.send = send  # type: ignore[method-assign]
+
+    def _watch_failure(self, member: Member) -> None:
+        member.on_failure(lambda error: self.failed_at.setdefault(member.id, self.now_ns()))
+
+    def when_loaded(self, what: Any, after_ns: int = 10 * MS) -> None:
+        """Does `what` so long after the load began."""
+        clock = self.members[0].ports.clock
+
+        async def wait() -> None:
+            while self.members[0].peer is None or self.members[0].peer.client is None:
+                await clock.sleep_ns(MS)
+            await clock.sleep_ns(after_ns)
+            what()
+
+        self.members[0].ports.tasks.spawn(wait(), "fault")
+
+    def run(self) -> Any:
+        return complete(self.world, run_cell(self.members[0], self.cell, self.plan, Epoch(1, 1), content=True))
+
+
+def inject(member: Member, **faults: Any) -> None:
+    injected = DiskFaults()
+    for name, value in faults.items():
+        setattr(injected, name, value)
+    member.ports.files.faults = injected  # type: ignore[attr-defined]
+    member.ports.kv.faults = injected  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("fault", ["fail_sync", "fail_write"])
+@pytest.mark.parametrize("kind", DURABLE, ids="+".join)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_leader_whose_disk_fails_stops_and_acknowledges_nothing_more(pipeline: str, kind: tuple[str, str, str], fault: str) -> None:
+    group = Group(cell_of(kind, pipeline=pipeline))
+    group.when_loaded(lambda: inject(group.members[0], **{fault: 2}))
+    with pytest.raises(StorageError, match="Input/output error"):
+        group.run()
+    end_ns = group.failed_at[1]
+    group.world.env.run(until=end_ns + 3000 * MS)
+    assert group.acknowledged
+    assert max(group.acknowledged) <= end_ns
+    assert max(group.sent[1]) <= end_ns
+    assert list(group.failed_at) == [1]  # the others live on
+
+
+@pytest.mark.parametrize("fault", ["fail_sync", "fail_write"])
+@pytest.mark.parametrize("kind", DURABLE, ids="+".join)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_follower_whose_disk_fails_stops_and_the_run_goes_on(pipeline: str, kind: tuple[str, str, str], fault: str) -> None:
+    group = Group(cell_of(kind, pipeline=pipeline))
+    group.when_loaded(lambda: inject(group.members[2], **{fault: 2}))
+    m = group.run()
+    assert not m.partial
+    assert "no report from peer 3" in m.warnings
+    assert "lost the connection to peer 3 1 time(s)" in m.warnings
+    assert m.failed == 0
+    end_ns = group.failed_at[3]
+    assert isinstance(group.members[2].failure, StorageError)
+    assert max(group.sent[3]) <= end_ns  # it answers nobody any more
+    assert max(group.acknowledged) > end_ns + 20 * MS
+
+
+def test_what_the_others_hold_can_be_verified_without_the_one_that_failed() -> None:
+    group = Group(cell_of(("split", "file", "mem")), plan=msgspec.structs.replace(PLAN, verify=True))
+    group.when_loaded(lambda: inject(group.members[2], fail_sync=2))
+    assert group.run().verified
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_two_of_three_disks_that_fail_end_the_run(pipeline: str) -> None:
+    group = Group(cell_of(("split", "file", "mem"), pipeline=pipeline))
+    for id in (2, 3):
+        group.when_loaded(lambda id=id: inject(group.members[id - 1], fail_sync=0), after_ns=id * 10 * MS)
+    with pytest.raises(RunError, match=r"nothing was acknowledged for 0\.6 s: no quorum \(connections lost: 2, 3\)"):
+        group.run()
+    assert max(group.acknowledged) <= group.failed_at[3]
+    assert group.members[0].failure is None
+
+
+def test_a_full_disk_is_named() -> None:
+    group = Group(cell_of(("split", "file", "mem"), bytes=100_000, conc=32), plan=msgspec.structs.replace(PLAN, seconds=5.0))
+    used = []
+
+    def fill() -> None:
+        used.append(group.members[0].ports.files.store.used_bytes())  # type: ignore[attr-defined]
+        inject(group.members[0], full_bytes=used[0])
+
+    group.when_loaded(fill)
+    with pytest.raises(StorageError, match="No space left on device"):
+        group.run()
+
+
+def test_a_single_peer_never_acknowledges_what_its_disk_lost() -> None:
+    for nth in range(4):
+        group = Group(cell_of(("split", "file", "mem"), nodes=1, conc=4))
+        group.when_loaded(lambda nth=nth, group=group: inject(group.members[0], fail_sync=nth))
+        with pytest.raises(StorageError):
+            group.run()
+        group.world.env.run(until=group.now_ns() + 1000 * MS)
+        assert max(group.acknowledged) <= group.failed_at[1]
+
+
+@pytest.mark.parametrize("pipeline", ["basic", "async-apply-early-ack", "async-storage"])
+def test_a_slow_disk_slows_down_and_changes_nothing_else(pipeline: str) -> None:
+    group = Group(cell_of(("split", "file", "mem"), pipeline=pipeline))
+    group.when_loaded(lambda: inject(group.members[0], stall_ns=20 * MS))
+    m = group.run()
+    assert m.ops > 0
+    assert m.warnings == []
+    assert group.failed_at == {}
+
+
+# --- the network ---
+
+
+def part(group: Group, *ids: int) -> None:
+    """Cuts these peers off from all others."""
+    for member in group.members:
+        for id in ids:
+            if member.id not in ids:
+                group.world.network.cut |= {(id, member.id), (member.id, id)}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_follower_that_is_cut_off_catches_up(pipeline: str) -> None:
+    plan = msgspec.structs.replace(PLAN, seconds=1.0, connect_seconds=3.0, verify=True)
+    group = Group(cell_of(("split", "file", "mem"), pipeline=pipeline, conc=0, rate=500.0), plan=plan)
+    group.when_loaded(lambda: part(group, 3), after_ns=100 * MS)
+    group.when_loaded(group.world.network.cut.clear, after_ns=500 * MS)
+    m = group.run()
+    assert m.verified
+    assert sorted(m.reports) == [1, 2, 3]
+    assert m.failed == 0  # a quorum was there all the time
+
+
+def test_a_leader_that_is_cut_off_acknowledges_nothing_and_gives_up() -> None:
+    group = Group(cell_of(("split", "file", "mem")))
+    cut_at = []
+
+    def cut() -> None:
+        part(group, 1)
+        cut_at.append(group.now_ns())
+
+    group.when_loaded(cut)
+    with pytest.raises(RunError, match="nothing was acknowledged"):
+        group.run()
+    assert max(group.acknowledged) <= cut_at[0] + MS  # what had come by then
+
+
+def test_a_leader_that_is_cut_off_for_long_comes_back_and_goes_on() -> None:
+    """The others elect one of themselves; the lost proposals are told as lost, and the run takes the leadership back."""
+    plan = msgspec.structs.replace(PLAN, seconds=8.0, connect_seconds=10.0, verify=True)
+    group = Group(cell_of(("split", "file", "mem"), conc=0, rate=100.0), plan=plan)
+    group.when_loaded(lambda: part(group, 1), after_ns=300 * MS)
+    group.when_loaded(group.world.network.cut.clear, after_ns=4300 * MS)
+    m = group.run()
+    assert m.verified
+    assert not m.partial
+    assert m.failed > 0
+    assert any("proposals failed: the leadership was lost" in warning for warning in m.warnings)
+    assert max(group.acknowledged) > 6000 * MS
+    assert [member.failure for member in group.members] == [None] * 3
+
+
+def test_every_error_of_a_run_is_one_of_ours() -> None:
+    assert issubclass(StorageError, RafttoyError)
+    assert issubclass(RunError, RafttoyError)

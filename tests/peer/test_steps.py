@@ -1,0 +1,112 @@
+"""What a peer makes of messages before and after its core sees them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rafttoy.peer import LogDigest, _without_stale, split_appends
+from rafttoy.raft import EntryBatch, EntryType, Message, MessageType, Payloads
+
+_M = MessageType
+
+
+def app(index: int, *, entries: int = 0, commit: int = 0, term: int = 1) -> Message:
+    batches = [EntryBatch.encode(index + 1, term, EntryType.NORMAL, Payloads.of([b"x"] * entries))] if entries else []
+    return Message(_M.APP, 2, 1, term, 1, index, batches, commit)
+
+
+def resp(index: int, *, reject: bool = False, term: int = 1) -> Message:
+    return Message(_M.APP_RESP, 2, 1, term, 0, index, reject=reject)
+
+
+def test_appends_are_split_off_in_order() -> None:
+    messages = [app(1), resp(1), app(2), Message(_M.HEARTBEAT, 2, 1), app(3)]
+    appends, others = split_appends(messages)
+    assert appends == [messages[0], messages[2], messages[4]]
+    assert others == [messages[1], messages[3]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "kept"),
+    [
+        ([resp(1), resp(2), resp(5)], [2]),  # the last one says it all
+        ([resp(5), resp(2)], [0, 1]),  # out of order: both, the later one may be a correction of nothing
+        ([resp(1), resp(4, reject=True), resp(2)], [1, 2]),  # a rejection is never dropped
+        ([resp(1, term=1), resp(2, term=2)], [0, 1]),  # of different terms
+        ([app(3, commit=1), app(3, commit=2)], [1]),  # an empty one before one of no lower commit index
+        ([app(3, commit=3), app(3, commit=2)], [0, 1]),
+        ([app(3, entries=2), app(5, commit=4)], [0, 1]),  # entries are never dropped
+        ([app(3, commit=1), app(3, entries=2, commit=1)], [1]),
+        ([app(3, commit=1, term=1), app(3, commit=2, term=2)], [0, 1]),
+        ([Message(_M.HEARTBEAT, 2, 1), Message(_M.HEARTBEAT, 2, 1)], [0, 1]),
+        ([resp(1), app(1), resp(2), app(2)], [2, 3]),
+    ],
+)
+def test_of_messages_that_travel_together_the_stale_ones_stay_behind(messages: list[Message], kept: list[int]) -> None:
+    assert _without_stale(messages) == [messages[i] for i in kept]
+
+
+_messages = st.one_of(
+    st.builds(app, st.integers(1, 5), entries=st.integers(0, 2), commit=st.integers(0, 5), term=st.integers(1, 2)),
+    st.builds(resp, st.integers(1, 5), reject=st.booleans(), term=st.integers(1, 2)),
+    st.builds(Message, st.sampled_from((_M.HEARTBEAT, _M.VOTE, _M.SNAP, _M.TIMEOUT_NOW)), st.just(2), st.just(1)),
+)
+
+
+@given(st.lists(_messages, max_size=12))
+def test_whatever_stays_behind_is_said_by_what_goes(messages: list[Message]) -> None:
+    kept = _without_stale(messages)
+    positions = [next(i for i, m in enumerate(messages) if m is k) for k in kept]
+    assert positions == sorted(positions)
+    for i, message in enumerate(messages):
+        if i in positions:
+            continue
+        later = [messages[j] for j in positions if j > i and messages[j].type is message.type and messages[j].term == message.term]
+        if message.type is _M.APP_RESP:
+            assert not message.reject
+            assert any(not m.reject and m.index >= message.index for m in later)
+        else:
+            assert message.type is _M.APP
+            assert not message.entries
+            assert any(m.commit >= message.commit for m in later)
+
+
+def batches(sizes: Sequence[int]) -> list[EntryBatch]:
+    out, first = [], 1
+    for size in sizes:
+        out.append(EntryBatch.encode(first, 3, EntryType.NORMAL, Payloads.of([b"%d" % i for i in range(first, first + size)])))
+        first += size
+    return out
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
+def test_a_digest_does_not_depend_on_how_the_log_was_cut(sizes: list[int], data: st.DataObject) -> None:
+    whole, cut = LogDigest(), LogDigest()
+    whole.add(batches([sum(sizes)]))
+    cuts = sorted({0, sum(sizes), *data.draw(st.lists(st.integers(0, sum(sizes)), max_size=5))})
+    (one,) = batches([sum(sizes)])
+    for low, high in itertools.pairwise(cuts):
+        cut.add([one.slice(low + 1, high + 1)])
+    assert str(cut) == str(whole)
+    assert str(whole).startswith(f"{sum(sizes)}/3/")
+
+
+def test_a_digest_tells_logs_apart() -> None:
+    def digest(data: list[bytes], term: int = 1) -> str:
+        out = LogDigest()
+        out.add([EntryBatch.encode(1, term, EntryType.NORMAL, Payloads.of(data))])
+        return str(out)
+
+    told = {digest([b"a", b"b"]), digest([b"b", b"a"]), digest([b"a"]), digest([b"a", b"b"], term=2), digest([b"ab"])}
+    assert len(told) == 5
+
+
+def test_a_digest_refuses_a_gap() -> None:
+    digest = LogDigest()
+    with pytest.raises(AssertionError, match="in order"):
+        digest.add([EntryBatch.encode(2, 1, EntryType.NORMAL, Payloads.of([b"x"]))])
