@@ -32,6 +32,7 @@ from rafttoy.raft import (
     StateRole,
 )
 from rafttoy.raft.entries import EntryBatch, EntryType
+from rafttoy.raft.runs import total_size
 from rafttoy.storage import Recovered, Storage
 from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
@@ -44,6 +45,9 @@ _NORMAL = EntryType.NORMAL
 _FLUSH_BYTES = 4096
 """Entries of so many bytes leave at once; less waits for what follows before the peer waits for anything (one write, one wake-up)."""
 
+
+_PACKET_BYTES = 16 << 20
+"""Of entries in one packet of several messages. Receivers take no packet beyond MESSAGE_LIMIT_BYTES."""
 
 _FAR_BEHIND = 8
 """A leader keeps this many times the log that it keeps otherwise, for a member that is behind."""
@@ -102,6 +106,20 @@ def _without_stale(messages: Sequence[Message]) -> list[Message]:
         kept.append(message)
     kept.reverse()
     return kept
+
+
+def _in_packets(messages: Sequence[Message]) -> list[list[Message]]:
+    """Messages, in order, in groups of at most `_PACKET_BYTES` of entries, or of one message."""
+    groups: list[list[Message]] = []
+    room = 0
+    for message in messages:
+        size = total_size(message.entries)
+        if size > room or not groups:
+            groups.append([])
+            room = _PACKET_BYTES
+        groups[-1].append(message)
+        room -= size
+    return groups
 
 
 class LogDigest:
@@ -324,18 +342,20 @@ class Peer:
             await self.flush()
 
     async def flush(self) -> None:
-        """One packet to each destination that messages wait for. Called before anything that may wait."""
+        """One packet to each destination that messages wait for, or a few where they carry much. Called before anything that may wait."""
         outbox = self._outbox
         if not outbox:
             return
+        entries_bytes = self._outbox_bytes
         self._outbox, self._outbox_bytes = {}, 0
         mark = self._sending.start()
         nbytes = 0
         for destination, waiting in outbox.items():
             messages = _without_stale(waiting) if len(waiting) > 1 else waiting
-            packet = encode(self.epoch, messages, by_reference=self._by_reference)
-            nbytes += packet.size
-            self._links.stream(destination).send(packet)
+            for group in [messages] if entries_bytes <= _PACKET_BYTES else _in_packets(messages):
+                packet = encode(self.epoch, group, by_reference=self._by_reference)
+                nbytes += packet.size
+                self._links.stream(destination).send(packet)
         await self._sending.done(mark, len(outbox), nbytes)
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:

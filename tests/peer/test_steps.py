@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafttoy.peer import LogDigest, _without_stale, split_appends
+from rafttoy.cell import Plan
+from rafttoy.peer import LogDigest, _in_packets, _without_stale, split_appends
+from rafttoy.ports import Packet
 from rafttoy.raft import EntryBatch, EntryType, Message, MessageType, Payloads
+from rafttoy.run import run_cell
+from rafttoy.sim.world import SimWorld
+from rafttoy.wire import MESSAGE_LIMIT_BYTES, Epoch
+from tests.pipeline.group import MODEL, cell_of, complete
 
 _M = MessageType
 
@@ -74,6 +80,43 @@ def test_whatever_stays_behind_is_said_by_what_goes(messages: list[Message]) -> 
             assert message.type is _M.APP
             assert not message.entries
             assert any(m.commit >= message.commit for m in later)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=12))
+def test_packets_are_cut_between_messages(sizes: list[tuple[int, int]]) -> None:
+    """Of at most 16 MiB of entries, or one message; no more packets than that takes."""
+    mib = 1 << 20
+    messages = []
+    for size, count in sizes:
+        entries = [EntryBatch.encode(1, 1, EntryType.NORMAL, Payloads.sized(1, size * mib // count)) for _ in range(count)] if size else []
+        messages.append(Message(_M.APP, 2, 1, 1, entries=entries))
+    groups = _in_packets(messages)
+    assert [m for group in groups for m in group] == messages
+    weights = [sum(batch.size for m in group for batch in m.entries) for group in groups]
+    for group, weight in zip(groups, weights, strict=True):
+        assert len(group) == 1 or weight <= 16 * mib
+    assert all(a + b > 16 * mib for a, b in itertools.pairwise(weights))
+
+
+def test_no_packet_of_a_run_is_longer_than_a_receiver_takes() -> None:
+    """A round of proposals of half a gigabyte: more than one message, more than one packet."""
+    world = SimWorld(MODEL, "tcp", seed=1)
+    cell = cell_of(("split", "mem", "mem"), conc=512, bytes=1 << 20)
+    plan = Plan(proposals=600, warmup_seconds=0.0)
+    members = world.start(cell, plan)
+    sizes: list[int] = []
+    for to in (2, 3):
+        stream = members[0].ports.links.stream(to)
+
+        def send(packet: Packet, send: Callable[[Packet], None] = stream.send) -> None:
+            sizes.append(packet.size)
+            send(packet)
+
+        stream.send = send  # type: ignore[method-assign]
+    m = complete(world, run_cell(members[0], cell, plan, Epoch(1, 1), content=False))
+    assert m.ops >= 600
+    assert sum(sizes) > 2 * 512 << 20
+    assert max(sizes) <= MESSAGE_LIMIT_BYTES
 
 
 def batches(sizes: Sequence[int]) -> list[EntryBatch]:
