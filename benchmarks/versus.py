@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shlex
 import signal
 import statistics
@@ -23,7 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import comb
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -40,7 +42,12 @@ from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, Ru
 from rafttoy.experiment import validate
 from rafttoy.storage import SYNC_MODES, parse_wal
 
+T = TypeVar("T")
+
 CONFIDENCE = 0.95
+
+DISTURBED_FROM = 0.1
+"""Of the cores' time: where other processes take more during a run, its figures are partly theirs."""
 
 METRICS = {
     "ops_per_s": "proposals a second (a ratio above 1: we are faster)",
@@ -199,6 +206,29 @@ def run_ours(cell: Cell, plan: Plan, data_dir: Path | None, timeout_s: float) ->
     return {"ops_per_s": result["ops_per_s"], "mean_us": latency["mean"], "p50_us": latency["p50"]}, result
 
 
+def busy_s() -> float:
+    """CPU time that this host has spent on anything since it started, and that its own host withheld from it (steal)."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]  # guest time is part of user time
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def watched(call: Callable[[], T]) -> tuple[T, float]:
+    """(what `call` returns, the share of the cores' time meanwhile that neither it nor the processes that it started and waited for
+    used). What kernel threads do for them counts as others'."""
+
+    def marks() -> tuple[float, float, float]:
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return perf_counter(), busy_s(), sum(part.ru_utime + part.ru_stime for part in usage)
+
+    began_s, busy_before_s, own_before_s = marks()
+    result = call()
+    ended_s, busy_after_s, own_after_s = marks()
+    others_s = busy_after_s - busy_before_s - (own_after_s - own_before_s)
+    share = others_s / (ended_s - began_s) / (os.cpu_count() or 1)
+    return result, min(max(share, 0.0), 1.0)  # the host counts in ticks of 10 ms
+
+
 class Line(msgspec.Struct, frozen=True):
     """A Go benchmark line (https://go.dev/design/14313-benchmark-format): its name, the `key=value` parts of that, and unit → value."""
 
@@ -303,7 +333,8 @@ def _u_counts(n: int, m: int) -> list[int]:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One cell: what each round gave on both sides, metric → values in order of the rounds, and the ratios of those that both tell."""
+    """One cell: what each round gave on both sides, metric → values in order of the rounds, and the ratios of those that both tell.
+    `others` is the share of the cores' time that other processes took, of every run in turn."""
 
     cell: Cell
     sync: str
@@ -312,6 +343,7 @@ class Comparison(msgspec.Struct, frozen=True):
     ours: dict[str, list[float]]
     theirs: dict[str, list[float]]
     ratios: dict[str, Ratio]
+    others: list[float]
     binding: list[str]
     manifest: dict[str, Any]
 
@@ -328,21 +360,27 @@ def run_rounds(
     """`rounds` runs of each side, in turns. `moved` is told how many runs are done."""
     ours: list[Sample] = []
     theirs: list[Sample] = []
+    others: list[float] = []
     binding: list[str] = []
     manifest: dict[str, Any] = {}
     for i, us in enumerate(turns(rounds)):
         if us:
-            sample, result = run_ours(cell, msgspec.structs.replace(plan, seed=plan.seed + i // 2), data_dir, timeout_s)
+            mine = msgspec.structs.replace(plan, seed=plan.seed + i // 2)
+            (sample, result), share = watched(lambda mine=mine: run_ours(cell, mine, data_dir, timeout_s))  # type: ignore[misc]
             ours.append(sample)
             binding.append(result["binding"])
             manifest = result["manifest"]
         else:
-            theirs.append(read_sample(run_command(other.words(cell, plan.seconds), timeout_s), cell))
+            out, share = watched(lambda: run_command(other.words(cell, plan.seconds), timeout_s))
+            theirs.append(read_sample(out, cell))
+        others.append(round(share, 4))
         moved(i + 1)
     common = [name for name in METRICS if all(name in sample for sample in (*ours, *theirs))]
-    mine, their = ({name: [sample[name] for sample in side] for name in common} for side in (ours, theirs))
-    ratios = {name: compare(mine[name], their[name]) for name in common}
-    return Comparison(cell, plan.sync, other.name, other.command, mine, their, ratios, binding, manifest)
+    left, right = ({name: [sample[name] for sample in side] for name in common} for side in (ours, theirs))
+    ratios = {name: compare(left[name], right[name]) for name in common}
+    if max(others) > DISTURBED_FROM:
+        note(f"{cell}: other processes took up to {max(others):.0%} of the cores; low concurrencies suffer most")
+    return Comparison(cell, plan.sync, other.name, other.command, left, right, ratios, others, binding, manifest)
 
 
 # --- output ------------------------------------------------------------------------------------------------------------------
@@ -391,7 +429,11 @@ def titles(comparisons: Sequence[Comparison]) -> tuple[str, str]:
 def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
     """A table for each metric, on stdout."""
     ours, theirs = titles(comparisons)
-    click.echo(f"ours: {ours}\ntheirs: {theirs}\nmedians of {len(comparisons[0].ours['ops_per_s'])} interleaved rounds")
+    rounds = len(comparisons[0].ours["ops_per_s"])
+    others = max(share for comparison in comparisons for share in comparison.others)
+    click.echo(
+        f"ours: {ours}\ntheirs: {theirs}\nmedians of {rounds} interleaved rounds; other processes took at most {others:.0%} of the cores"
+    )
     for metric, title in METRICS.items():
         headings, body = rows(metric, comparisons)
         if not body:

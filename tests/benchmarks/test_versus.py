@@ -7,9 +7,12 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
+from time import perf_counter
 
 import msgspec
 import pytest
@@ -213,6 +216,28 @@ finally:
         os.close(reader)
 
 
+# --- who else was there ---
+
+BURN = "import time\nwhile time.process_time() < {}: pass"
+
+
+def test_what_a_run_uses_itself_is_not_others() -> None:
+    before_s, began_s = versus.busy_s(), perf_counter()
+    _, share = versus.watched(lambda: versus.run_command([sys.executable, "-c", BURN.format(0.5)], 60))
+    cores_s = (perf_counter() - began_s) * (os.cpu_count() or 1)
+    assert versus.busy_s() - before_s - share * cores_s > 0.4
+
+
+def test_what_runs_beside_it_is() -> None:
+    beside = subprocess.Popen([sys.executable, "-c", BURN.format(600)])
+    try:
+        _, share = versus.watched(lambda: time.sleep(0.5))
+    finally:
+        beside.kill()
+        beside.wait()
+    assert share > 0.7 / (os.cpu_count() or 1)  # all of one core, whether it got that or yet others did
+
+
 # --- ratios ---
 
 
@@ -310,6 +335,8 @@ def test_json_has_every_round(other: Path, capfd: pytest.CaptureFixture[str]) ->
         assert len(row["ours"]["ops_per_s"]) == 2
         assert min(row["ours"]["ops_per_s"]) > 0
         assert set(row["ratios"]) == {"ops_per_s", "mean_us"}
+        assert len(row["others"]) == 4
+        assert 0 <= min(row["others"]) <= max(row["others"]) <= 1
         low, high = min(row["ours"]["ops_per_s"]) / conc / 1000, max(row["ours"]["ops_per_s"]) / conc / 1000
         assert low * 0.999 <= row["ratios"]["ops_per_s"]["ratio"] <= high * 1.001
         assert row["manifest"]["flags"]["transport"] == "mem"
