@@ -41,7 +41,9 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a cell is run. It ends after `seconds`, or after `proposals` acknowledged ones where that is not 0; what is acknowledged
-    in the first `warmup_seconds` (or the first tenth of `proposals`) does not count."""
+    in the first `warmup_seconds` (or the first tenth of `proposals`) does not count.
+
+    `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`)."""
 
     seconds: float = 2.0
     proposals: int = 0
@@ -51,3 +53,5 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync: str = "fdatasync"
     cache_bytes: int = 64 << 20
     connect_seconds: float = 10.0
+    max_inflight: int = 0
+    max_message_bytes: int = 0

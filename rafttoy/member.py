@@ -90,6 +90,17 @@ class _Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 _EPOCH, _EPOCH_TEMPORARY = "EPOCH", "EPOCH.tmp"
+
+
+def _with_knobs(options: RaftOptions, plan: Plan) -> RaftOptions:
+    """What the plan says of pipelining and batching holds for the run."""
+    return msgspec.structs.replace(
+        options,
+        max_inflight_messages=plan.max_inflight or options.max_inflight_messages,
+        max_message_bytes=plan.max_message_bytes or options.max_message_bytes,
+    )
+
+
 _encode_control = msgspec.json.Encoder().encode
 _decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
 
@@ -253,7 +264,7 @@ class Member:
             epoch,
             storage,
             recovered,
-            options=self._options,
+            options=_with_knobs(self._options, plan),
             async_storage=cell.pipeline == "async-storage",
             verify=plan.verify,
             metrics=self.metrics,

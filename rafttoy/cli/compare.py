@@ -7,13 +7,12 @@ import click
 from rafttoy.analysis import formats
 from rafttoy.analysis.calibrate import quick_calibration
 from rafttoy.analysis.compare import Comparison, compare
-from rafttoy.analysis.models import find_model
-from rafttoy.cli.console import Rows, check_verified, note, print_metrics, print_table, progress, tell_warnings
+from rafttoy.analysis.models import open_model
+from rafttoy.cli.console import Rows, check_verified, note, print_metrics, print_table, progress, tell_foreign, tell_warnings
 from rafttoy.cli.options import Request, model_option, option, run_options
 from rafttoy.cli.types import PERCENT
 from rafttoy.errors import RunError
 from rafttoy.experiment import Result, run_grid
-from rafttoy.sim.model import load_model
 
 
 @click.command(
@@ -35,7 +34,9 @@ def command(request: Request, model: str | None, max_error: float | None) -> Non
     resource that binds. -o json, csv and gobench print the rows of both worlds; the predicted ones have `error_pct`.
     """
     cells, plan = request.cells, request.plan
-    charged = load_model(find_model(model)) if model is not None else None
+    charged = open_model(model) if model is not None else None
+    if charged is not None:
+        tell_foreign(charged)
     real: list[Result] = []
     sim: list[Result] = []
     note(f"seed {plan.seed}")

@@ -16,11 +16,13 @@ from rich.table import Table
 from rafttoy import experiment
 from rafttoy.analysis import formats
 from rafttoy.analysis.manifest import host
+from rafttoy.analysis.models import foreign
 from rafttoy.cell import Cell
 from rafttoy.errors import CheckFailed
 from rafttoy.experiment import Result
+from rafttoy.sim.model import Model
 
-__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_warnings"]
+__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_foreign", "tell_warnings"]
 
 _WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
 
@@ -47,6 +49,12 @@ def print_metrics(results: Sequence[Result]) -> None:
 def tell_warnings(result: Result) -> None:
     for warning in result.warnings:
         note(f"{result.world} {result.cell()}: {warning}")
+
+
+def tell_foreign(model: Model) -> None:
+    """That a model is of another host, if it is."""
+    if text := foreign(model):
+        note(text)
 
 
 @contextmanager

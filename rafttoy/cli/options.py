@@ -23,6 +23,7 @@ __all__ = [
     "connect_option",
     "data_dir_option",
     "fresh_option",
+    "grid_options",
     "id_option",
     "keep_option",
     "make_cluster",
@@ -154,17 +155,30 @@ _RUN = (
     data_dir_option,
     sync_option,
     connect_option,
+    option("--max-inflight", type=COUNT, metavar="N", help="Appends to a follower that may go unanswered (1: no pipelining of appends)."),
+    option("--max-message-bytes", type=COUNT, metavar="N", help="Entries that one append carries, in bytes."),
     option("--verify", is_flag=True, help="Check afterwards that all replicas hold what was acknowledged; exit 1 if not."),
     metrics_option,
     verbose_option,
-    output_option(*FORMATS),
-    config_option,
 )
 
 
 _RUN_NAMES = (
     *("pipeline", "wal", "engine", "storage", "transport", "conc", "rate", "arrival", "bytes", "nodes", "duration", "proposals"),
-    *("warmup", "count", "seed", "data_dir", "sync", "connect_timeout", "verify", "metrics", "verbose", "output"),
+    *(
+        "warmup",
+        "count",
+        "seed",
+        "data_dir",
+        "sync",
+        "connect_timeout",
+        "max_inflight",
+        "max_message_bytes",
+        "verify",
+        "metrics",
+        "verbose",
+        "output",
+    ),
 )
 
 
@@ -181,18 +195,24 @@ class Request(msgspec.Struct, frozen=True):
     flags: dict[str, str]  # all that was set, as text: part of the manifest
 
 
-def run_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds every flag of a grid of runs; the function gets a `request` for them."""
+def grid_options(*formats: str) -> Decorator[Any]:
+    """Adds every flag of a grid of runs, with output in one of `formats`; the function gets a `request` for them."""
 
-    @functools.wraps(function)
-    def with_request(**flags: Any) -> None:
-        shared = {name: flags.pop(name) for name in _RUN_NAMES}
-        function(request=make_request(click.get_current_context(), shared), **flags)
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def with_request(**flags: Any) -> None:
+            shared = {name: flags.pop(name) for name in _RUN_NAMES}
+            function(request=make_request(click.get_current_context(), shared), **flags)
 
-    wrapped = with_request
-    for add in reversed(_RUN):
-        wrapped = add(wrapped)
-    return wrapped
+        wrapped = with_request
+        for add in reversed((*_RUN, output_option(*formats), config_option)):
+            wrapped = add(wrapped)
+        return wrapped
+
+    return decorate
+
+
+run_options = grid_options(*FORMATS)
 
 
 def make_request(ctx: click.Context, flags: dict[str, Any]) -> Request:
@@ -210,6 +230,8 @@ def make_request(ctx: click.Context, flags: dict[str, Any]) -> Request:
         verify=flags["verify"],
         sync=flags["sync"],
         connect_seconds=flags["connect_timeout"],
+        max_inflight=flags["max_inflight"] or 0,
+        max_message_bytes=flags["max_message_bytes"] or 0,
     )
     cells = grid(flags)
     for cell in cells:

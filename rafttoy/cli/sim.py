@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from rafttoy.analysis.models import DEFAULT_MODEL, find_model
-from rafttoy.cli.console import Rows, check_verified, note, progress
+from rafttoy.analysis.models import DEFAULT_MODEL, open_model
+from rafttoy.cli.config import rank
+from rafttoy.cli.console import Rows, check_verified, note, progress, tell_foreign
 from rafttoy.cli.options import Request, model_option, run_options
 from rafttoy.experiment import run_grid
-from rafttoy.sim.model import load_model
 
 
 @click.command(
@@ -26,7 +26,9 @@ def command(request: Request, model: str) -> None:
     The code that runs is the one that `bench` runs; its costs come from a model file. The same seed gives the same results, to
     the last digit. Cells are those of `bench`: the grid is the product of the lists.
     """
-    charged = load_model(find_model(model))
+    charged = open_model(model)
+    if rank(click.get_current_context(), "model"):  # who names none knows that it is not this host's
+        tell_foreign(charged)
     note(f"seed {request.plan.seed}")
     with Rows(request.output, ["sim"], request.cells, metrics=request.metrics) as rows, progress("simulating") as moving:
         run_grid(
