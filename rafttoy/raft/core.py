@@ -294,6 +294,10 @@ class Raft:
         return own is not None and not own.is_learner and self.log.unstable.snapshot is None
 
     def apply_conf_change(self, by: ConfChangeV2) -> ConfState:
+        """While a snapshot waits to be applied, the members already are those of the snapshot. A change that was still being applied
+        when it arrived is part of it. (etcd/raft applies it on top, which fails or makes other members than the group has.)"""
+        if self.log.unstable.snapshot is not None:
+            return self.tracker.members.conf_state()
         return self.switch_to(change(self.tracker.members, by))
 
     def switch_to(self, change: Change) -> ConfState:

@@ -162,7 +162,7 @@ class EntryBatch:
         lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
         if isinstance(payloads.data, Sized):
             sizes = [entry_sizes(term, first + i, n)[1] for i, n in enumerate(lengths)]
-            return EntryBatch(first, term, type, count, Sized(sum(sizes)), sum(sizes), payloads.nbytes, _ends(sizes))
+            return EntryBatch(first, term, type, count, Sized(sum(sizes)), sum(sizes), payloads.nbytes, _ends(sizes, first))
         parts: list[Buffer] = []
         sizes = []
         at = 0
@@ -172,7 +172,7 @@ class EntryBatch:
             sizes.append(len(head) + length)
             at += length
         joined = b"".join(parts)  # type: ignore[arg-type]
-        return EntryBatch(first, term, type, count, joined, len(joined), payloads.nbytes, _ends(sizes))
+        return EntryBatch(first, term, type, count, joined, len(joined), payloads.nbytes, _ends(sizes, first))
 
     @staticmethod
     def empty(first: int, term: int) -> EntryBatch:
@@ -189,7 +189,7 @@ class EntryBatch:
         a, b = max(low, self.first) - self.first, min(high, self.last + 1) - self.first
         assert a < b, (low, high, self)
         start, stop = self.offset(a), self.offset(b)
-        ends = None if self.ends is None else _normal([end - start for end in self.ends[a:b]], stop - start)
+        ends = None if self.ends is None else _normal([end - start for end in self.ends[a:b]], self.first + a)
         frames = self.frames
         if frames is not None:
             frames = (memoryview(frames) if isinstance(frames, bytes) else frames)[start:stop]
@@ -298,15 +298,22 @@ class EntryBatch:
             batches.append(batch)
         return batches, at
 
+    @staticmethod
+    def decode_run(data: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
+        """The longest batch that begins at data[at], which must begin a frame, and where it ends. Raises MalformedMessage."""
+        return _decode_run(data, at, end)
 
-def _normal(ends: list[int], size: int) -> list[int] | None:
-    """None if these ends are those of a uniform batch."""
-    return None if all(end == size // len(ends) * i for i, end in enumerate(ends, 1)) else ends
+
+def _normal(ends: list[int], first: int) -> list[int] | None:
+    """None if these ends are those of a uniform batch from index `first`: frames of one size whose indexes have one width, and so
+    data of one length (a wider index and shorter data can make up for each other)."""
+    count = len(ends)
+    uniform = varint_size(first) == varint_size(first + count - 1) and ends == [ends[0] * i for i in range(1, count + 1)]
+    return None if uniform else ends
 
 
-def _ends(sizes: Iterable[int]) -> list[int] | None:
-    ends = list(accumulate(sizes))
-    return _normal(ends, ends[-1])
+def _ends(sizes: Iterable[int], first: int) -> list[int] | None:
+    return _normal(list(accumulate(sizes)), first)
 
 
 def _frame_head(type: EntryType, term: int, index: int, length: int) -> bytes:

@@ -10,7 +10,8 @@
 
 With `Config.async_storage_writes` there is no `advance`: `rd.messages` then hold STORAGE_APPEND for `LOCAL_APPEND_THREAD` and
 STORAGE_APPLY for `LOCAL_APPLY_THREAD`. Each is to carry out what it gets, in order, and then deliver the message's `responses`, those
-to this node through `step`. The fields of the Ready that the messages repeat are for looking at.
+to this node through `step`. A STORAGE_APPEND without responses need not be durable. One with a snapshot replaces the application's
+state, so what STORAGE_APPLYs are outstanding then are carried out first. The fields of the Ready repeat what the messages carry.
 
 Buffers and batches handed out are shared with the core: nobody changes them.
 """
@@ -58,7 +59,10 @@ class Ready:
     snapshot           to save and apply before anything else; None when there is none
     committed_entries  to apply; they were saved before, or are in `entries`
     messages           to send; all but appends only once everything above is saved
-    must_sync          whether saving must be durable: entries, the term or the vote are new
+    must_sync          whether saving hard state and entries must be durable: entries, the term or the vote are new. (A snapshot
+                       always must, together with the hard state.) Whatever hard state was saved before without a sync is to be
+                       durable with it: that a commit index never lags behind the entries saved after it is what makes it safe
+                       to campaign with the members one has applied.
     """
 
     __slots__ = ("committed_entries", "entries", "hard_state", "messages", "must_sync", "read_states", "snapshot", "soft_state")

@@ -67,7 +67,10 @@ class PendingReads:
 
 def on_read_index(r: Raft, m: Message) -> None:
     """A leader was asked, by its own application or by a follower."""
-    if r.tracker.members.voters.is_singleton:  # its word is the quorum's
+    voters = r.tracker.members.voters
+    if voters.is_singleton and r.id in voters:
+        # Its word is the quorum's. (etcd/raft does not ask whether the only voter is this node: a leader that removed itself and went
+        # on leading would answer with what it knew, while the remaining voter has elected itself and gone on.)
         _answer(r, m, r.log.committed)
     elif not r.committed_in_term():
         r.postponed_reads.append(m)

@@ -33,6 +33,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rafttoy.errors import RafttoyError
 from rafttoy.raft import (
@@ -63,7 +64,7 @@ from rafttoy.raft.describe import describe_conf_state, describe_log, describe_me
 DIRECTORY = Path(__file__).parent / "scenarios"
 ELECTION_TICK, HEARTBEAT_TICK = 3, 1
 
-_FLAGS = {
+_FLAGS: dict[str, dict[str, Any]] = {
     "prevote": {"pre_vote": True},
     "checkquorum": {"check_quorum": True},
     "lease": {"read_only_option": ReadOnlyOption.LEASE_BASED},
@@ -99,7 +100,7 @@ class Storage(MemoryStorage):
 class Member:
     """One node, its storage, its application (which remembers what it applied) and its storage threads' work."""
 
-    def __init__(self, id: int, storage: Storage, options: dict[str, object], trace: Callable[[str], None]) -> None:
+    def __init__(self, id: int, storage: Storage, options: dict[str, Any], trace: Callable[[str], None]) -> None:
         self.id, self.storage, self.options = id, storage, options
         self.extra_ticks = 0
         settings = {"election_tick": ELECTION_TICK, "heartbeat_tick": HEARTBEAT_TICK, "max_size_per_msg": 1 << 20} | options
@@ -109,7 +110,7 @@ class Member:
         storage.present = self.snapshot
         self.appends: list[Message] = []
         self.applies: list[Message] = []
-        self.node = RawNode(Config(id, storage, random_timeout=lambda _: self.extra_ticks, trace=trace, **settings))  # type: ignore[arg-type]
+        self.node = RawNode(Config(id, storage, random_timeout=lambda _: self.extra_ticks, trace=trace, **settings))
 
     def save(self, hard_state: HardState | None, snapshot: Snapshot | None, entries: Sequence[EntryBatch]) -> None:
         if hard_state is not None:
@@ -181,8 +182,8 @@ class Scenario:
 
     # --- making ---
 
-    def _options(self, words: list[str]) -> dict[str, object]:
-        options: dict[str, object] = {}
+    def _options(self, words: list[str]) -> dict[str, Any]:
+        options: dict[str, Any] = {}
         for word in words:
             name, _, value = word.partition("=")
             if name in _FLAGS:
