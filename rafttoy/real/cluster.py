@@ -272,8 +272,10 @@ def _watch(
                 raise _ended(leader, group)
             if group.alive() < quorum:
                 handle(0.0)  # who is not alive now may have died since deaths were noted
+                if leader.process.poll() is not None:
+                    continue  # that is what there is to tell
                 raise RunError(f"no quorum: {group.alive()} of {nodes} peers are left; " + "; ".join(group.failures))
-            if len(group.failures) and done and not interrupted:
+            if group.failures and 0 < done < count and not interrupted:
                 raise RunError(f"{count - done} run(s) not begun: " + "; ".join(group.failures))
             if interrupted and time.monotonic() - interrupted > _STOP_SECONDS:
                 raise KeyboardInterrupt
