@@ -15,6 +15,7 @@ from rafttoy.errors import ConfigError, unknown
 from rafttoy.ports import Ports
 from rafttoy.storage.api import Engine, Recovered, Save, Storage, Wal, WalState
 from rafttoy.storage.engine import KvEngine, Store
+from rafttoy.storage.etcdwal import EtcdWal
 from rafttoy.storage.filewal import FileWal
 from rafttoy.storage.identity import Identity
 from rafttoy.storage.kvwal import KvWal
@@ -59,6 +60,10 @@ def _file(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # n
     return FileWal(ports, cache_bytes=cache_bytes, sync=sync)
 
 
+def _etcd(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
+    return EtcdWal(ports, cache_bytes=cache_bytes, sync=sync)
+
+
 def _kv(kind: str) -> WalMaker:
     def make(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
         return KvWal(ports, Store(ports, kind, f"wal.{kind}"), cache_bytes=cache_bytes, sync=sync)
@@ -66,12 +71,12 @@ def _kv(kind: str) -> WalMaker:
     return make
 
 
-WALS: dict[str, WalMaker] = {"mem": _mem, "file": _file, "leveldb": _kv("leveldb")}
+WALS: dict[str, WalMaker] = {"mem": _mem, "etcd": _etcd, "file": _file, "leveldb": _kv("leveldb"), "rocksdb": _kv("rocksdb")}
 
-ENGINES = {"mem": "dict", "leveldb": "leveldb"}
+ENGINES = {"mem": "dict", "leveldb": "leveldb", "rocksdb": "rocksdb"}
 """Name of an engine -> kind of its key-value store."""
 
-STORAGES = {"split": "", "leveldb": "leveldb"}
+STORAGES = {"split": "", "leveldb": "leveldb", "rocksdb": "rocksdb"}
 """Name of a storage -> kind of the one store that is its log and its engine; `split` has a log and an engine of their own."""
 
 

@@ -130,6 +130,10 @@ class Storage(Protocol):
     def durable(self) -> bool:
         """False for the `mem` logs, which forget everything."""
 
+    @property
+    def retain(self) -> int:
+        """How many times longer a log this kind should keep than one in memory, for what a compaction costs it."""
+
     async def open(self) -> Recovered: ...
 
     async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool) -> None:

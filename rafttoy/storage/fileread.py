@@ -32,7 +32,7 @@ from rafttoy.storage.fileformat import (
     read_segment,
 )
 
-__all__ = ["DIRECTORY", "Findings", "Segment", "Sink", "pread_all", "read_group", "read_log", "segment_name"]
+__all__ = ["DIRECTORY", "Findings", "Segment", "Sink", "Window", "pread_all", "read_group", "read_log", "segment_name"]
 
 DIRECTORY = "wal"
 _NAME = re.compile(r"([0-9a-f]{16})\.wal")
@@ -142,7 +142,7 @@ async def pread_all(files: Files, file: File, offset: int, length: int) -> bytes
     return data
 
 
-class _Window:
+class Window:
     """Reads a file forward, a chunk at a time."""
 
     def __init__(self, files: Files, file: File) -> None:
@@ -189,7 +189,7 @@ class _Reader:
         tail, damage = run[0], _Damage()
         unread: CorruptionError | None = None  # the first group of all cannot be read
         for segment in run:
-            window = _Window(self._files, segment.file)
+            window = Window(self._files, segment.file)
             head = await self._group(segment, window, BLOCK)
             if isinstance(head, Group):
                 if self._number and head.number != self._number and not head.flags & START:
@@ -216,7 +216,7 @@ class _Reader:
         out.segments = [segment for segment in kept if segment.sequence >= self._start_sequence]
         return out
 
-    async def _group(self, segment: Segment, window: _Window, offset: int) -> Group | _Damage:
+    async def _group(self, segment: Segment, window: Window, offset: int) -> Group | _Damage:
         """The intact group at `offset`, or what stands in its place. Raises CorruptionError for a damaged header."""
         where = f"{self._files.root}/{segment.name}"
         try:
@@ -233,7 +233,7 @@ class _Reader:
         found = body_checksum(data, group)
         return group if found == group.crc else _Damage("a damaged group", group.crc, found, group.size)
 
-    async def _segment(self, segment: Segment, window: _Window) -> _Damage:
+    async def _segment(self, segment: Segment, window: Window) -> _Damage:
         """Hands over the segment's groups; what ends them."""
         sink, files = self._sink, self._files
         while True:
@@ -265,7 +265,7 @@ class _Reader:
         tail = segments[0]
         torn = padded(damage.size) if damage.size else 0
         for segment in segments:
-            window = _Window(self._files, segment.file)
+            window = Window(self._files, segment.file)
             offset = segment.end
             while len(block := await window.at(offset, _CHUNK)) >= GROUP_BYTES:
                 words = np.frombuffer(block[: len(block) // 4 * 4], dtype="<u4")[:: BLOCK // 4]

@@ -32,6 +32,9 @@ class LogStorage:
         self._identity = identity
         self._snapshots = SnapshotFiles(ports.files)
         self.durable = wal.durable
+        # A log in memory gives its pages back to be used again. One on disk costs syncs to cut, and, where the engine forgets
+        # everything, a snapshot of all its content.
+        self.retain = 1 if not wal.durable else 4 if engine.durable else 64
         self.log = Log(cache_bytes if wal.durable else 0)
         self._groups = GroupCommit(ports.tasks, self._write)
         self._instant = wal.instant

@@ -21,6 +21,7 @@ from rafttoy.sim.store import RandomChoice, SimStore
 from rafttoy.storage import Storage
 from rafttoy.storage.engine import KvEngine
 from rafttoy.storage.engine import Store as EngineStore
+from rafttoy.storage.etcdwal import EtcdWal
 from rafttoy.storage.filewal import FileWal
 from rafttoy.storage.kvwal import KvWal
 from rafttoy.storage.split import LogStorage
@@ -41,6 +42,11 @@ def _file(engine: str) -> MakeStorage:
     return make
 
 
+def _etcd(ports: Ports) -> Storage:
+    wal = EtcdWal(ports, cache_bytes=0, sync="fdatasync", segment_bytes=16_000)
+    return LogStorage(ports, wal, KvEngine(ports, EngineStore(ports, "dict", "engine.dict")), cache_bytes=0, identity=None)
+
+
 def _kv(ports: Ports) -> Storage:
     wal = KvWal(ports, EngineStore(ports, "leveldb", "wal.leveldb"), cache_bytes=0, sync="fdatasync")
     return LogStorage(ports, wal, KvEngine(ports, EngineStore(ports, "dict", "engine.dict")), cache_bytes=0, identity=None)
@@ -55,6 +61,7 @@ def _combined(ports: Ports) -> Storage:
 KINDS: dict[str, tuple[MakeStorage, bool]] = {
     "file+mem": (_file("dict"), True),
     "file+leveldb": (_file("leveldb"), True),
+    "etcd+mem": (_etcd, False),
     "leveldb+mem": (_kv, True),
     "leveldb": (_combined, True),
 }

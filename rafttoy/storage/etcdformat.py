@@ -1,0 +1,192 @@
+"""The bytes of etcd's WAL (etcd v3, server/storage/wal), so that etcd's own tools read ours and ours read theirs.
+
+    frame    int64 length, little endian | record | padding to 8 bytes
+             low 56 bits: the record's bytes; top byte: 0x80 | padding, where there is any
+
+    record   walpb.Record     08 type | 10 crc | 1a len data        (no data: no field 3)
+    types    1 metadata   2 raftpb.Entry   3 raftpb.HardState   4 crc   5 walpb.Snapshot
+
+The checksum is CRC-32C over the data of all records so far, across segments: each opens with a crc record that hands it on. Lengths
+are aligned, so a length is never torn.
+
+An `EntryBatch` frames its entries as a message does (`3a len entry`); here each entry is a record, with a checksum of its own that
+depends on the one before. That is a loop by nature: it runs in C (`accumulate` over `iter_unpack`), and numpy writes the headers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import accumulate, chain
+
+import google_crc32c
+import numpy as np
+
+from rafttoy.ports import Buffer, Sized
+from rafttoy.raft.entries import EntryBatch, append_varint, varint_size
+from rafttoy.raft.protobuf import put_bytes, put_uint
+from rafttoy.raft.types import SnapshotMetadata
+from rafttoy.storage.checksum import crc32c
+
+__all__ = [
+    "BUFFER_BYTES",
+    "CRC",
+    "ENTRY",
+    "LENGTH",
+    "METADATA",
+    "SECTOR",
+    "SNAPSHOT",
+    "STATE",
+    "encode_entries",
+    "encode_mark",
+    "encode_record",
+    "frame_size",
+    "handed_over",
+]
+
+METADATA, ENTRY, STATE, CRC, SNAPSHOT = range(1, 6)
+SECTOR = 512
+BUFFER_BYTES = 128 << 10
+"""What etcd's page writer holds back of a save until it is synced."""
+_PAGE = 4096
+LENGTH = struct.Struct("<q")
+_UNSIGNED = struct.Struct("<Q")
+_PADS = [bytes(n) for n in range(8)]
+_extend = google_crc32c.extend
+
+_VECTOR_FROM = 8  # below this many entries a Python loop beats numpy's fixed cost
+_LARGE = 8 << 10  # from here on, copying an entry costs more than handling it by itself
+
+
+def frame_size(field: int) -> tuple[int, int]:
+    """(bytes of the record, bytes of padding) that a length field tells; the field as it was read, signed."""
+    unsigned = field & (1 << 64) - 1
+    return unsigned & (1 << 56) - 1, unsigned >> 56 & 7 if field < 0 else 0
+
+
+def _length(size: int) -> bytes:
+    padding = -size % 8
+    return _UNSIGNED.pack(size | (0x80 | padding) << 56 if padding else size)
+
+
+def encode_record(type: int, data: Buffer | None, crc: int) -> tuple[bytes, int]:
+    """(frame, checksum after it) of one record; `crc` is the checksum before it. None differs from no bytes, as in etcd."""
+    if data is not None:
+        crc = crc32c(data, crc)
+    head = bytearray((0x08, type))
+    put_uint(head, 2, crc)
+    if data is not None:
+        put_bytes(head, 3, data)
+    return b"".join((_length(len(head)), head, _PADS[-len(head) % 8])), crc
+
+
+def encode_mark(mark: SnapshotMetadata) -> bytes:
+    """walpb.Snapshot: index, term, and the members where there are any."""
+    out = bytearray()
+    put_uint(out, 1, mark.index)
+    put_uint(out, 2, mark.term)
+    members = mark.conf_state.encode()
+    if members != b"\x28\x00":  # not those of an empty ConfState
+        put_bytes(out, 3, members)
+    return bytes(out)
+
+
+def encode_entries(batch: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    """(buffers, their bytes, checksum after them): one record an entry."""
+    if isinstance(batch.frames, Sized):
+        size = sum(_sized(run) for run in batch.uniform_runs())
+        return [Sized(size)], size, crc
+    buffers: list[Buffer] = []
+    size = 0
+    for run in batch.uniform_runs():
+        small = run.count >= _VECTOR_FROM and run.stride < _LARGE
+        parts, length, crc = (_vector if small else _one_by_one)(run, crc)
+        buffers += parts
+        size += length
+    return buffers, size, crc
+
+
+def _entry_bytes(run: EntryBatch) -> int:
+    """Of each entry of a uniform run, without its frame."""
+    entry = run.stride - 2
+    while 1 + varint_size(entry) + entry > run.stride:
+        entry -= 1
+    return entry
+
+
+def _sized(run: EntryBatch) -> int:
+    entry = _entry_bytes(run)
+    record = 3 + 5 + 1 + varint_size(entry) + entry
+    return run.count * (LENGTH.size + record + -record % 8)
+
+
+def _head(entry: int, crc: int) -> tuple[bytes, int]:
+    """(what precedes an entry of `entry` bytes, bytes of padding behind it)."""
+    head = bytearray((0x08, ENTRY, 0x10))
+    append_varint(head, crc)
+    head.append(0x1A)
+    append_varint(head, entry)
+    size = len(head) + entry
+    return _length(size) + head, -size % 8
+
+
+def _one_by_one(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    view, entry, stride = memoryview(run.frames), _entry_bytes(run), run.stride  # type: ignore[arg-type]
+    parts: list[Buffer] = []
+    size = 0
+    for end in range(stride, stride * run.count + 1, stride):
+        data = view[end - entry : end]
+        crc = crc32c(data, crc)
+        head, padding = _head(entry, crc)
+        parts += (head, data, _PADS[padding]) if padding else (head, data)
+        size += len(head) + entry + padding
+    return parts, size, crc
+
+
+def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    entry, count = _entry_bytes(run), run.count
+    datas = list(chain.from_iterable(struct.iter_unpack(f"<{run.stride - entry}x{entry}s", run.frames)))  # type: ignore[arg-type]
+    sums = list(accumulate(datas, _extend, initial=crc))
+    crcs = np.array(sums[1:], dtype=np.uint32)
+    # the usual checksum takes five bytes as a varint: its heads are one template with the checksum's septets set in
+    template, padding = _head(entry, 0xFFFFFFFF)
+    heads = np.empty((count, len(template)), dtype=np.uint8)
+    heads[:] = np.frombuffer(template, dtype=np.uint8)
+    septets = (crcs[:, None] >> np.arange(0, 35, 7, dtype=np.uint32)).astype(np.uint8)
+    septets[:, :4] |= np.uint8(0x80)
+    heads[:, 11:16] = septets
+    head_list = list(chain.from_iterable(struct.iter_unpack(f"{len(template)}s", heads.reshape(-1).data)))
+    pads = [_PADS[padding]] * count
+    for i in np.flatnonzero(crcs < 1 << 28).tolist():  # one in sixteen is shorter
+        head_list[i], short = _head(entry, sums[i + 1])
+        pads[i] = _PADS[short]
+    parts: list[bytes] = [b""] * (3 * count)
+    parts[0::3], parts[1::3], parts[2::3] = head_list, datas, pads
+    joined = b"".join(parts)
+    return [joined], len(joined), sums[-1]
+
+
+def handed_over(offset: int, buffers: Sequence[Buffer]) -> int:
+    """Where the file would end that etcd's page writer has written to, before a sync, when it was given these records from `offset`
+    on: it takes a record's length, then the rest, fills up to 128 KiB, and writes whole pages."""
+    if any(isinstance(buffer, Sized) for buffer in buffers):
+        return offset
+    data = b"".join(buffers)  # type: ignore[arg-type]
+    written, held, at = offset, 0, 0
+    while at < len(data):
+        size, padding = frame_size(LENGTH.unpack_from(data, at)[0])
+        for piece in (LENGTH.size, size + padding):
+            left = piece
+            while left + held > BUFFER_BYTES:
+                slack = -(written + held) % _PAGE
+                if slack > left:
+                    break
+                written += held + slack
+                left -= slack
+                held = 0
+                if left > _PAGE:
+                    written += left // _PAGE * _PAGE
+                    left %= _PAGE
+            held += left
+        at += LENGTH.size + size + padding
+    return written
