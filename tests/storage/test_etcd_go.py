@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -74,6 +73,7 @@ def history(seed: int, steps: int, *, large: bool = False) -> list[Step]:
     """Saves with entries of all shapes, overwrites and marks."""
     rng = np.random.default_rng(seed)
     out: list[Step] = []
+    terms: dict[int, int] = {}
     last, term, committed = 0, 1, 0
     for _ in range(steps):
         draw = rng.random()
@@ -83,8 +83,6 @@ def history(seed: int, steps: int, *, large: bool = False) -> list[Step]:
             if rng.random() < 0.5:
                 out.append(Step(mark=SnapshotMetadata(ConfState((1, 2, 3)), committed, terms[committed])))
             continue
-        if not out:
-            terms: dict[int, int] = {}
         first = last + 1
         state = None
         if draw < 0.25 and last > committed:
@@ -283,4 +281,4 @@ def test_damage_in_the_middle_is_refused_by_both(etcd: Path, tmp_path: Path) -> 
     with pytest.raises(CorruptionError, match=rf"{first.name}: a damaged record at offset \d+: checksum 0x[0-9a-f]+, expected 0x[0-9a-f]+"):
         read_ours(tmp_path)
     assert files(tmp_path) == before
-    assert not [name for name in os.listdir(tmp_path / "wal") if name.endswith(".broken")]
+    assert not list((tmp_path / "wal").glob("*.broken"))
