@@ -14,8 +14,9 @@ from rafttoy.sim.model import Model
 
 __all__ = ["ROUNDS", "brief"]
 
-ROUNDS = 300
-"""Measured, after a tenth as many to warm up: throughput to within about 2 % (`benchmarks/sweep_speed.py` measures it)."""
+ROUNDS = 200
+"""Measured, after a tenth as many to warm up: throughput to within about 1 %, p99 to within about 20 % (measured by
+`benchmarks/sweep_speed.py`)."""
 
 _ARRIVALS = 3000
 """An open loop's throughput is the count of its arrivals: their square root is its noise."""

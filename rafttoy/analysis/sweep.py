@@ -23,7 +23,7 @@ from rafttoy.errors import ConfigError, RafttoyError, RunError
 from rafttoy.experiment import Progress, Result, run_grid
 from rafttoy.sim.model import Model
 
-__all__ = ["Job", "ResultFile", "bench_command", "read_results", "sweep"]
+__all__ = ["Job", "ResultFile", "bench_command", "cell_flags", "read_results", "sweep"]
 
 decode_result = msgspec.json.Decoder(Result).decode
 
@@ -243,29 +243,23 @@ def _on_dask(
             yield outcome
 
 
+def cell_flags(cell: Cell) -> list[str]:
+    """The flags that mean this cell."""
+    storage: dict[str, Any] = {"wal": cell.wal, "engine": cell.engine} if cell.storage == "split" else {"storage": cell.storage}
+    load = {"rate": f"{cell.rate:g}", "arrival": cell.arrival} if cell.rate else {"conc": cell.conc}
+    flags = {"pipeline": cell.pipeline, **storage, "transport": cell.transport, **load, "bytes": cell.bytes, "nodes": cell.nodes}
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
 def bench_command(job: Job, data_dir: Path | None) -> list[str]:
     """The command that measures one cell, where it runs."""
-    cell, plan = job
-    command = [sys.executable, "-m", "rafttoy", "bench", "-o", "json"]
-    components: dict[str, Any] = {"storage": cell.storage}
-    if cell.storage == "split":
-        components |= {"wal": cell.wal, "engine": cell.engine}
-    load = {"rate": cell.rate, "arrival": cell.arrival} if cell.rate else {"conc": cell.conc}
-    length: dict[str, Any] = {"proposals": plan.proposals} if plan.proposals else {"duration": f"{plan.seconds:g}s"}
-    options = {
-        "pipeline": cell.pipeline,
-        **components,
-        "transport": cell.transport,
-        **load,
-        "bytes": cell.bytes,
-        "nodes": cell.nodes,
-        **length,
-        "warmup": f"{plan.warmup_seconds:g}s",
-        "seed": plan.seed,
-        "sync": plan.sync,
-        "connect-timeout": f"{plan.connect_seconds:g}s",
-    }
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    plan = job.plan
+    flags: dict[str, Any] = {"proposals": plan.proposals} if plan.proposals else {"duration": f"{plan.seconds:g}s"}
+    flags |= {"warmup": f"{plan.warmup_seconds:g}s", "seed": plan.seed, "sync": plan.sync}
+    flags |= {"connect-timeout": f"{plan.connect_seconds:g}s"}
+    flags |= {name: value for name, value in (("max-inflight", plan.max_inflight), ("max-message-bytes", plan.max_message_bytes)) if value}
+    command = [sys.executable, "-m", "rafttoy", "bench", "-o", "json", *cell_flags(job.cell)]
+    command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     command += ["--verify"] if plan.verify else []
     return command + (["--data-dir", str(data_dir)] if data_dir is not None else [])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ _NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores")
 """Scaling the table that they are in leaves them alone."""
 
 
-def apply_settings(model: Model, settings: tuple[str, ...] | list[str]) -> Model:
+def apply_settings(model: Model, settings: Sequence[str]) -> Model:
     """Each of `settings` is `KEY=VALUE`, applied in order. Raises ConfigError naming the key."""
     for setting in settings:
         key, equals, value = setting.partition("=")

@@ -13,7 +13,7 @@ import msgspec
 
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.cli.config import rank, read_config, set_by_user
-from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, Commas
+from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, SETTINGS, Commas
 from rafttoy.experiment import Cluster, validate
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "output_option",
     "peers_option",
     "run_options",
+    "set_option",
     "sync_option",
     "verbose_option",
 ]
@@ -85,6 +86,26 @@ def model_option(default: str | None, help: str) -> Decorator[Any]:
     return option("--model", metavar="FILE|NAME", default=default, help=help)
 
 
+class _Repeatable(click.Option):
+    """May stand more than once; the items are joined. From a file it comes as one text."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if isinstance(value, str):
+            value = (value,)
+        return tuple(itertools.chain.from_iterable(super().type_cast_value(ctx, value)))
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        return self.resolve_envvar_value(ctx)
+
+
+set_option = option(
+    "--set",
+    cls=_Repeatable,
+    type=SETTINGS,
+    multiple=True,
+    show_default=False,
+    help="Change costs of the model first: disk.sync_us=50, links.grpc=x0.5, cores=8.",
+)
 id_option = option("--id", type=COUNT, metavar="N", help="Which of the --peers this process is, from 1.")
 peers_option = option("--peers", type=PEERS, help="Addresses of the nodes 1…N, the same list on every one of them.")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["COUNT", "DURATION", "PEERS", "PERCENT", "RATE", "Commas"]
+__all__ = ["COUNT", "DURATION", "PEERS", "PERCENT", "RATE", "SETTINGS", "Commas"]
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(us|µs|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -73,6 +73,22 @@ class Peers(Commas):
         return peers
 
 
+class Settings(click.ParamType[tuple[str, ...], Any]):
+    """`KEY=VALUE,…`; commas within brackets are of the value."""
+
+    name = "KEY=VALUE,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        items = [item.strip() for item in re.split(r",(?![^\[]*\])", value)]
+        for item in items:
+            key, equals, setting = item.partition("=")
+            if not (key and equals and setting):
+                self.fail(f"{item!r} is no setting: KEY=VALUE, as in disk.sync_us=50 or links.grpc=x0.5", param, ctx)
+        return tuple(items)
+
+
 class Finite(click.FloatRange):
     """A number, but neither infinite nor NaN (which no range refuses by itself)."""
 
@@ -90,3 +106,4 @@ COUNT = click.IntRange(min=1)
 RATE = Finite(min=0, min_open=True)
 PERCENT = Finite(min=0)
 PEERS = Peers()
+SETTINGS = Settings()

@@ -24,7 +24,7 @@ PEERS = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003"
     ("arguments", "said"),
     [
         # unknown names: the near miss and the list
-        ("benhc", r"COMMAND: no 'benhc' \(did you mean bench\?\); there are: compare, bench, sim, peer, list"),
+        ("benhc", r"COMMAND: no 'benhc' \(did you mean bench\?\); there are: compare, bench, sim, explain, "),
         (
             "sim --pipeline paralel-append",
             r"--pipeline: no 'paralel-append' \(did you mean parallel-append\?\); there are: basic, .*async-storage",
