@@ -43,7 +43,10 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     utilisation   share of the measured time that a resource was busy: `leader` and `follower` (the busiest one's event loop),
                   `cores` (peers' CPU time over their host's cores; of several hosts the busiest), `disk` (the busiest peer's disk)
     stages        {stage: {count, entries, bytes, cpu_us}} of the leader; the followers' sums as `follower/stage`
-    counters      of the leader's storage and links
+    sync          how writes were made durable: fdatasync, dsync, or none
+    counters      of the leader's storage and links; `wal_syncs` among them
+    write_amplification   bytes written to the host's device, by anyone, for each byte of payload that each of its peers appended
+                  (of a local cluster; None elsewhere)
     ceiling       of a simulated run: the closed form of the same cell and model
     interval      of a prediction: {`ops_per_s`, `p50_us`, `p99_us`: [low, high]}, where the model says how well it was fitted
     """
@@ -60,6 +63,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     bytes: int
     nodes: int
     seed: int
+    sync: str
     ops: int
     seconds: float
     ops_per_s: float
@@ -71,6 +75,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     stages: dict[str, dict[str, float]]
     metrics: dict[str, dict[str, float]]
     counters: dict[str, float]
+    write_amplification: float | None
     late: int
     verified: bool | None
     partial: bool
@@ -138,7 +143,7 @@ def run_grid(
     results: list[Result] = []
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
-        result = _result(world, cell, run_plan, measurement, host, made)
+        result = _result(world, cell, run_plan, measurement, host, made, local=world == "real" and cluster is None)
         if model is not None:
             result.ceiling = ceiling(model, cell)
             result.warnings = [*result.warnings, *outside(model, cell), *_free_stages(model, result)]
@@ -205,7 +210,7 @@ def _apart(model: Model | None, cluster: Cluster | None) -> bool:
     return cluster is not None and len({address.rpartition(":")[0] for address in cluster.peers}) > 1
 
 
-def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, made: dict[str, Any]) -> Result:
+def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, made: dict[str, Any], *, local: bool) -> Result:
     leader = next(iter(m.reports.values()))
     rate = m.ops / m.seconds if m.seconds else 0.0
     append = leader.metrics["append_batch_sizes"]
@@ -214,6 +219,7 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         world=world,
         **{name: getattr(cell, name) for name in Cell.__struct_fields__},
         seed=plan.seed,
+        sync=plan.sync,
         ops=m.ops,
         seconds=round(m.seconds, 6),
         ops_per_s=round(rate, 1),
@@ -225,6 +231,7 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         stages=_stages(leader, [report for report in m.reports.values() if report.id != leader.id]),
         metrics=leader.metrics,
         counters={name: float(value) for name, value in leader.counters.items()},
+        write_amplification=_write_amplification(cell, leader) if local else None,
         late=m.late,
         verified=m.verified,
         partial=m.partial,
@@ -238,6 +245,15 @@ def _free_stages(model: Model, result: Result) -> list[str]:
     names = {name.removeprefix("follower/") for name in result.stages}
     free = sorted(name for name in names if not name.startswith("kv.") and name not in model.software.stages)
     return [f"model {model.meta.name} has no cost for {', '.join(free)}: counted as free"] if free else []
+
+
+def _write_amplification(cell: Cell, leader: PeerReport) -> float | None:
+    """With all peers of `cell` on one device."""
+    proposed = leader.stages.get("propose")
+    device = leader.counters.get("device_bytes", 0)
+    if proposed is None or not proposed.entries or not device:
+        return None
+    return round(device / (proposed.entries * cell.bytes * cell.nodes), 3)
 
 
 def _micros(latency: Summary) -> dict[str, float]:

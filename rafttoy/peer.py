@@ -469,9 +469,10 @@ class Peer:
 
     async def _compact(self) -> None:
         """Old entries go by size (not those that a member still needs, unless it is so far behind that a snapshot is cheaper)."""
-        keep = self._options.keep_log_bytes
-        if self.digest is not None or not (index := self.storage.compactable(keep)):
+        keep = self._options.keep_log_bytes * self.storage.retain
+        if self.digest is not None or self.storage.log.total_bytes < keep + keep // 2:  # seldom and much, not often and little
             return
+        index = self.storage.compactable(keep)
         if self.is_leader:
             needed = min(progress.match for _, progress in self.node.progresses())
             if needed < index:

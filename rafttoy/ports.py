@@ -193,7 +193,8 @@ class Files(Protocol):
     async def sync_directory(self, directory: str = "") -> None: ...
 
     def counters(self) -> dict[str, int]:
-        """So far: `disk_busy_ns` (time in writes and syncs), `disk_cpu_ns` (CPU time of disk threads)."""
+        """So far: `disk_busy_ns` (time in writes and syncs), `disk_cpu_ns` (CPU time of disk threads), `device_bytes` (what the
+        system counts as written to the directory's device, by anyone; 0 where it does not count)."""
 
     async def lock(self) -> None:
         """Takes the directory for this peer until `close` or the process ends. StorageError naming the holder otherwise."""

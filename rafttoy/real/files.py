@@ -21,7 +21,7 @@ from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import Buffer
 from rafttoy.real.runtime import RealTasks
 
-__all__ = ["SYNC_MODES", "DiskThread", "RealFile", "RealFiles", "process_write_bytes"]
+__all__ = ["SYNC_MODES", "DiskThread", "RealFile", "RealFiles", "device_bytes"]
 
 T = TypeVar("T")
 
@@ -36,15 +36,20 @@ _fdatasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 _DSYNC: int = getattr(os, "RWF_DSYNC", 0)
 
 
-def process_write_bytes() -> int | None:
-    """Bytes this process caused to be written to devices (Linux; None where the kernel does not tell)."""
+def device_bytes(path: Path) -> int:
+    """Bytes written so far to the device that holds `path`, by anyone (Linux's /proc/diskstats; 0 where that does not tell).
+
+    The counter of one process (/proc/self/io) says how much page cache was made dirty: with large folios a write of 4 KiB counts as
+    megabytes there."""
     try:
-        for line in Path("/proc/self/io").read_text().splitlines():
-            if line.startswith("write_bytes:"):
-                return int(line.split()[1])
-    except OSError:
+        device = path.stat().st_dev
+        for line in Path("/proc/diskstats").read_text().splitlines():
+            fields = line.split()
+            if (int(fields[0]), int(fields[1])) == (os.major(device), os.minor(device)):
+                return int(fields[9]) * 512
+    except (OSError, ValueError, IndexError):
         pass
-    return None
+    return 0
 
 
 class DiskThread:
@@ -199,7 +204,11 @@ class RealFiles:
         return str(self._root)
 
     def counters(self) -> dict[str, int]:
-        return {"disk_busy_ns": self._disk.busy_ns, "disk_cpu_ns": self._disk.cpu_ns + self._helper.cpu_ns}
+        return {
+            "disk_busy_ns": self._disk.busy_ns,
+            "disk_cpu_ns": self._disk.cpu_ns + self._helper.cpu_ns,
+            "device_bytes": device_bytes(self._root),
+        }
 
     def _path(self, name: str) -> str:
         assert ".." not in name.split("/") and not name.startswith("/"), name
@@ -292,6 +301,8 @@ def _prewrite(fd: int, size: int, sync: bool) -> int:
         _reserve(fd, at, size)  # first, so that the blocks lie together
     while at < size:
         at += os.pwrite(fd, memoryview(_ZEROS)[: min(_CHUNK, size - at)], at)
+        if sync:
+            _fdatasync(fd)  # little by little: the saves that go on meanwhile would stand behind one flush of it all
     if sync:
         os.fsync(fd)
     return at

@@ -9,6 +9,7 @@ import simpy
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.member import Member
+from rafttoy.peer import RaftOptions
 from rafttoy.randomness import SeededRandomness
 from rafttoy.run import Measurement, run_cell
 from rafttoy.sim.disk import SimDisk
@@ -68,9 +69,17 @@ class SimWorld:
         return self._machines[number]
 
     def add_member(
-        self, id: int, nodes: int, cell: Cell, plan: Plan, log: Callable[[str], None] = lambda line: None, store: SimStore | None = None
+        self,
+        id: int,
+        nodes: int,
+        cell: Cell,
+        plan: Plan,
+        log: Callable[[str], None] = lambda line: None,
+        store: SimStore | None = None,
+        options: RaftOptions | None = None,
     ) -> Member:
-        member = Member(SimPorts(self, id, sync=plan.sync, store=store), id, nodes, cell=cell, plan=plan, log=log)
+        ports = SimPorts(self, id, sync=plan.sync, store=store)
+        member = Member(ports, id, nodes, cell=cell, plan=plan, options=options, log=log)
         self.members[id] = member
         return member
 
