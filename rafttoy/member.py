@@ -203,6 +203,9 @@ class Member:
             if self.peer is not None:
                 self.peer.client = None  # whatever is still under way acknowledges nothing
                 self.peer.end()
+            for _, future in self._begun:
+                if not future.done():
+                    future.set_result(None)
             self._on_failure(error)
 
     async def find_epoch(self) -> None:
@@ -451,32 +454,46 @@ class Member:
 
     # --- a leader's calls to the others ---
 
-    async def lead(self, epoch: Epoch, cell: Cell, plan: Plan) -> Peer:
+    async def lead(self, epoch: Epoch, cell: Cell, plan: Plan, stop: Callable[[], bool] = lambda: False) -> Peer:
         """Begins an epoch here and at every other member (or resumes it, where it is this member's), and becomes its leader with
         every member caught up.
 
-        Raises RunError naming who did not answer within `plan.connect_seconds`."""
+        Raises RunError naming who did not answer within `plan.connect_seconds`, once `stop()` is true, or when another begins a newer
+        epoch; what ended this member, if that happened first."""
         begun = self.ports.tasks.future()
         self._begun = [((epoch, cell, plan), begun)]
         self._switch(epoch, cell, plan)
-        peer: Peer = await begun
+        peer: Peer | None = await begun
+        if peer is None:
+            raise self._why_not_elected()
+
+        def given_up() -> bool:
+            return self._stopped or self.peer is not peer or stop()
+
         deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
         setting = Setting((epoch.process_nanos, epoch.bench_iter), cell, plan)
-        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns, patient=True)
+        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns, patient=True, given_up=given_up)
+        if given_up():
+            raise self._why_not_elected(peer)
         answered = [self.id, *(answer.from_ for answer in answers)]
         if silent := [id for id in self.ids if id not in answered]:
             raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")
-        await self._win(peer, deadline_ns)
+        await self._win(peer, deadline_ns, given_up)
         return peer
 
-    async def _win(self, peer: Peer, deadline_ns: int) -> None:
+    def _why_not_elected(self, peer: Peer | None = None) -> BaseException:
+        if self.peer is not peer and self.failure is None and not self._stopped:
+            return RunError(f"peer {self.id}: another leader began a newer run")
+        return self.failure or RunError(f"peer {self.id} was stopped before it was elected")
+
+    async def _win(self, peer: Peer, deadline_ns: int, given_up: Callable[[], bool]) -> None:
         """Campaigns until this member leads and everyone's log matches its own."""
         clock = self.ports.clock
         campaigned_ns = 0
         while True:
             now_ns = clock.now_ns()
-            if self._stopped:
-                raise self.failure or RunError(f"peer {self.id} stopped before it was elected")
+            if given_up():
+                raise self._why_not_elected(peer)
             if now_ns > deadline_ns:
                 raise RunError(f"peer {self.id} was not elected in time: is another leader at work, or a quorum missing?")
             if peer.is_leader:
@@ -505,7 +522,9 @@ class Member:
                 reports[answer.from_] = answer.report
         return reports
 
-    async def _request_all(self, make: Callable[[int], Any], deadline_ns: int, *, patient: bool = False) -> list[_Answer]:
+    async def _request_all(
+        self, make: Callable[[int], Any], deadline_ns: int, *, patient: bool = False, given_up: Callable[[], bool] = lambda: False
+    ) -> list[_Answer]:
         """Sends a request to each other member, again and again, until all have answered; `patient`: those not connected too."""
         clock, waiting = self.ports.clock, {}
         for id in self.ids:
@@ -519,7 +538,7 @@ class Member:
         while (
             any(id not in answers and (patient or self.ports.links.stream(id).connected) for id in waiting)
             and clock.now_ns() < deadline_ns
-            and not self._stopped
+            and not (self._stopped or given_up())
         ):
             if clock.now_ns() - sent_ns >= _RESEND_NS:
                 sent_ns = clock.now_ns()

@@ -54,7 +54,7 @@ async def run_cell(
     acknowledged in an earlier life of the group: it is looked for before the load begins.
 
     Raises RunError (no answer, no quorum, not elected), CheckFailed (verification), StorageError (this peer's disk)."""
-    peer = await member.lead(epoch, cell, plan)
+    peer = await member.lead(epoch, cell, plan, stop)
     if expected:
         await _verify(member, peer, cell, expected)
     ports = member.ports

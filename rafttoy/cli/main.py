@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 
@@ -62,6 +63,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and ends the process with its status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not with nohup
+            signal.signal(number, _terminate)
     try:
         status = run(arguments)
         sys.stdout.flush()
@@ -69,6 +73,18 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = PIPE_CLOSED
     sys.exit(status)
+
+
+class _Terminated(BaseException):
+    """A signal asked for the end. It ends a command as an error would: what was started is ended, what was made is removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_status = 128 + number
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise _Terminated(number)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -80,6 +96,8 @@ def run(arguments: list[str] | None = None) -> int:
         return ConfigError.exit_status
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
+    except _Terminated as end:
+        return _fail("terminated", end.exit_status)
     except click.ClickException as error:
         return _fail(_describe(error), ConfigError.exit_status)
     except RafttoyError as error:
