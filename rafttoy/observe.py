@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Histogram", "Metrics", "StageRecord", "Summary", "summarise"]
+__all__ = ["Histogram", "LinkCounters", "Metrics", "StageRecord", "Summary", "summarise"]
 
 _KEEP = 2048  # samples a stage keeps for fitting
 _FOLD = 65536  # values a histogram holds before it folds them into buckets
@@ -58,6 +58,26 @@ class StageRecord:
             "bytes": self.nbytes,
             "cpu_us": round(self.total_cpu_ns() / 1e3, 1),
         }
+
+
+class LinkCounters:
+    """Packets that one peer's links wrote and took in, over all streams. A packet is one write, one frame."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
+
+    def __init__(self) -> None:
+        self.packets_sent = self.bytes_sent = self.packets_received = self.bytes_received = 0
+
+    def sent(self, nbytes: int) -> None:
+        self.packets_sent += 1
+        self.bytes_sent += nbytes
+
+    def received(self, nbytes: int) -> None:
+        self.packets_received += 1
+        self.bytes_received += nbytes
+
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("packets_sent", "bytes_sent", "packets_received", "bytes_received")}
 
 
 class Summary(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,15 +118,35 @@ async def _await(future: asyncio.Future[T], what: str) -> T:
         raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
+class _Device:
+    """What the files of a directory share: the thread, and whether a write or sync has failed on it."""
+
+    def __init__(self, thread: DiskThread) -> None:
+        self.thread = thread
+        self.failure: OSError | None = None
+        self.opened: dict[RealFile, None] = {}
+
+    def carry_out(self, call: Callable[..., None], *args: Any) -> None:
+        """On the thread. After one failure nothing is written any more, whatever was in line: a device that lost a write may have
+        lost any of them."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            call(*args)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 class RealFile:
-    def __init__(self, name: str, path: str, fd: int, size: int, thread: DiskThread, sync: str, opened: dict[RealFile, None]) -> None:
+    def __init__(self, name: str, path: str, fd: int, size: int, device: _Device, sync: str) -> None:
         self.name = name
-        self._opened = opened
-        opened[self] = None
+        self._device = device
+        device.opened[self] = None
         self._path = path
         self._fd = fd
         self._size = size
-        self._thread = thread
+        self._thread = device.thread
         self._flags = _DSYNC if sync == "dsync" else 0
         self._sync_after = sync == "fdatasync" or (sync == "dsync" and not _DSYNC)
         self._durable = sync != "none"
@@ -134,10 +154,10 @@ class RealFile:
     def size(self) -> int:
         return self._size
 
-    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
         total = sum(map(len, buffers))
         self._size = max(self._size, offset + total)
-        await _await(self._thread.submit(self._write, offset, buffers, total, sync), self._path)
+        return _await(self._thread.submit(self._device.carry_out, self._write, offset, buffers, total, sync), self._path)
 
     def _write(self, offset: int, buffers: Sequence[Buffer], total: int, sync: bool) -> None:
         flags = self._flags if sync else 0
@@ -172,16 +192,16 @@ class RealFile:
 
     async def sync(self) -> None:
         if self._durable:
-            await _await(self._thread.submit(_fdatasync, self._fd), self._path)
+            await _await(self._thread.submit(self._device.carry_out, _fdatasync, self._fd), self._path)
 
     async def truncate(self, size: int) -> None:
         self._size = size
-        await _await(self._thread.submit(os.ftruncate, self._fd, size), self._path)
+        await _await(self._thread.submit(self._device.carry_out, os.ftruncate, self._fd, size), self._path)
 
     async def close(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            self._opened.pop(self, None)
+            self._device.opened.pop(self, None)
             await _await(self._thread.submit(os.close, fd), self._path)
 
 
@@ -194,10 +214,10 @@ class RealFiles:
         self._root = root
         self._sync = sync
         self._disk = DiskThread(tasks.loop, "rafttoy-disk")
+        self._device = _Device(self._disk)
         self._helper = DiskThread(tasks.loop, "rafttoy-prewrite")
         self._lock_fd = -1
         self._made = False
-        self._opened: dict[RealFile, None] = {}
 
     @property
     def root(self) -> str:
@@ -229,7 +249,7 @@ class RealFiles:
             except BaseException:  # also when cancelled, and then the thread may still be writing
                 self._helper.submit(os.close, fd)
                 raise
-        return RealFile(name, path, fd, size, self._disk, self._sync, self._opened)
+        return RealFile(name, path, fd, size, self._device, self._sync)
 
     async def rename(self, old: str, new: str) -> None:
         await self._run(old, os.replace, self._path(old), self._path(new))
@@ -252,7 +272,7 @@ class RealFiles:
             self._lock_fd = await self._run(_LOCK, _lock, self._path(_LOCK))
 
     async def close(self) -> None:
-        for file in list(self._opened):
+        for file in list(self._device.opened):
             await file.close()
         await self._disk.stop()
         await self._helper.stop()

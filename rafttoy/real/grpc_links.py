@@ -16,6 +16,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import; a peer that g
 import grpc
 
 from rafttoy.errors import RunError
+from rafttoy.observe import LinkCounters
 from rafttoy.ports import Packet
 from rafttoy.wire import MESSAGE_LIMIT_BYTES, SERVICE
 
@@ -44,7 +45,7 @@ class GrpcLinks:
         self._log = log
         self._server: Any = None
         self._streams: dict[int, GrpcStream] = {}
-        self._received = self._received_bytes = 0
+        self.count = LinkCounters()
         self._on_packet: Callable[[Packet], None] = lambda packet: None
         self._on_loss: Callable[[int], None] = lambda peer: None
 
@@ -77,6 +78,7 @@ class GrpcLinks:
         on_packet = self._on_packet
         try:
             async for data in messages:
+                self.count.received(len(data))
                 on_packet(Packet((data,), len(data), reject=reject))
         except asyncio.CancelledError:
             if not garbage:
@@ -87,17 +89,11 @@ class GrpcLinks:
 
     def stream(self, to: int) -> GrpcStream:
         if to not in self._streams:
-            self._streams[to] = GrpcStream(self._addresses[to - 1], lambda: self._on_loss(to))
+            self._streams[to] = GrpcStream(self._addresses[to - 1], self.count, lambda: self._on_loss(to))
         return self._streams[to]
 
     def counters(self) -> dict[str, int]:
-        streams = self._streams.values()
-        return {
-            "packets_sent": sum(stream.sent for stream in streams),
-            "bytes_sent": sum(stream.sent_bytes for stream in streams),
-            "packets_received": self._received,
-            "bytes_received": self._received_bytes,
-        }
+        return self.count.as_dict()
 
     async def close(self) -> None:
         for stream in self._streams.values():
@@ -107,16 +103,15 @@ class GrpcLinks:
 
 
 class GrpcStream:
-    def __init__(self, address: str, on_loss: Callable[[], None]) -> None:
+    def __init__(self, address: str, count: LinkCounters, on_loss: Callable[[], None]) -> None:
         self._address = address
+        self._count = count
         self._on_loss = on_loss
         self._outbox: list[Packet] = []
         self._wake: asyncio.Future[None] | None = None
         self.connected = False
         self._closed = False
         self.queued_bytes = 0
-        self.sent = 0
-        self.sent_bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream {address}")
 
     def send(self, packet: Packet) -> None:
@@ -183,8 +178,7 @@ class GrpcStream:
             packets, self._outbox = outbox[:count], outbox[count:]
         size = sum(packet.size for packet in packets)
         self.queued_bytes -= size
-        self.sent += 1
-        self.sent_bytes += size
+        self._count.sent(size)
         return b"".join([part for packet in packets for part in packet.parts])  # type: ignore[misc]
 
     async def close(self) -> None:

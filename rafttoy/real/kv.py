@@ -11,7 +11,7 @@ import importlib.util
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -110,23 +110,52 @@ class _Threaded:
         self._path = path
         self._failures = failures
         self._closed = False
+        self._in_line = 0  # writes on the thread or before it
+        self._failure: Exception | None = None
 
     def batch(self) -> _Batch:
         return _Batch()
 
-    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
+        if sync or batch.nbytes > KV_INLINE_BYTES or self._in_line:
+            self._in_line += 1
+            return self._beside(batch, self._thread.submit(self._carry_out, batch, sync))
+        return self._on_loop(batch)
+
+    async def _on_loop(self, batch: _Batch) -> None:
+        mark = self._inline.start()
         try:
-            if sync or batch.nbytes > KV_INLINE_BYTES:
-                spent_ns = await self._thread.submit(_timed, self._native, batch, sync)
-                self._threaded.add(batch.count, batch.nbytes, spent_ns)
-                self._threaded.sample(batch.count, batch.nbytes, spent_ns)
-            else:
-                mark = self._inline.start()
-                self._native.write(batch, sync)
-                await self._inline.done(mark, batch.count, batch.nbytes)
+            self._attempt(batch, False)
         except self._failures as error:
             raise StorageError(f"{self._path}: {error}") from error
+        await self._inline.done(mark, batch.count, batch.nbytes)
+
+    async def _beside(self, batch: _Batch, spent: asyncio.Future[int]) -> None:
+        try:
+            spent_ns = await spent
+        except self._failures as error:
+            raise StorageError(f"{self._path}: {error}") from error
+        finally:
+            self._in_line -= 1
+        self._threaded.add(batch.count, batch.nbytes, spent_ns)
+        self._threaded.sample(batch.count, batch.nbytes, spent_ns)
+
+    def _carry_out(self, batch: _Batch, sync: bool) -> int:
+        """The CPU time of the write on this thread, in ns."""
+        begun_ns = time.thread_time_ns()
+        self._attempt(batch, sync)
+        return time.thread_time_ns() - begun_ns
+
+    def _attempt(self, batch: _Batch, sync: bool) -> None:
+        """After one failure nothing is written any more."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._native.write(batch, sync)
+        except self._failures as error:
+            self._failure = error
+            raise
 
     async def get(self, key: bytes) -> bytes | None:
         return await self._call(self._native.get, key)
@@ -145,13 +174,6 @@ class _Threaded:
             self._closed = True
             await self._call(self._native.close)
             await self._thread.stop()
-
-
-def _timed(native: Native, batch: _Batch, sync: bool) -> int:
-    """The CPU time of the write on this thread, in ns."""
-    begun_ns = time.thread_time_ns()
-    native.write(batch, sync)
-    return time.thread_time_ns() - begun_ns
 
 
 # --- LevelDB --------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 from rafttoy.errors import RunError
+from rafttoy.observe import LinkCounters
 from rafttoy.ports import Packet
 from rafttoy.real.framing import LENGTH, FrameReader
 
@@ -32,7 +33,7 @@ class TcpLinks:
         self._streams: dict[int, TcpStream] = {}
         self._server: asyncio.Server | None = None
         self._readers: dict[FrameReader, None] = {}
-        self._received = self._received_bytes = 0
+        self.count = LinkCounters()
         self._on_packet: Callable[[Packet], None] = lambda packet: None
         self._on_loss: Callable[[int], None] = lambda peer: None
 
@@ -53,8 +54,7 @@ class TcpLinks:
         return reader
 
     def _frame(self, frame: bytes, reader: FrameReader) -> None:
-        self._received += 1
-        self._received_bytes += len(frame)
+        self.count.received(len(frame))
         self._on_packet(Packet((frame,), len(frame), reject=reader.drop))
 
     def _garbage(self, reason: str) -> None:
@@ -62,17 +62,11 @@ class TcpLinks:
 
     def stream(self, to: int) -> TcpStream:
         if to not in self._streams:
-            self._streams[to] = TcpStream(self._addresses[to - 1], lambda: self._on_loss(to))
+            self._streams[to] = TcpStream(self._addresses[to - 1], self.count, lambda: self._on_loss(to))
         return self._streams[to]
 
     def counters(self) -> dict[str, int]:
-        streams = self._streams.values()
-        return {
-            "packets_sent": sum(stream.sent for stream in streams),
-            "bytes_sent": sum(stream.sent_bytes for stream in streams),
-            "packets_received": self._received,
-            "bytes_received": self._received_bytes,
-        }
+        return self.count.as_dict()
 
     async def close(self) -> None:
         for stream in self._streams.values():
@@ -95,14 +89,13 @@ class _Outgoing(asyncio.Protocol):
 
 
 class TcpStream:
-    def __init__(self, address: str, on_loss: Callable[[], None]) -> None:
+    def __init__(self, address: str, count: LinkCounters, on_loss: Callable[[], None]) -> None:
         self._address = address
+        self._count = count
         self._on_loss = on_loss
         self._transport: asyncio.WriteTransport | None = None
         self._closed = False
         self._task = asyncio.get_running_loop().create_task(self._connect(), name=f"connect {address}")
-        self.sent = 0
-        self.sent_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -119,8 +112,7 @@ class TcpStream:
             return
         if transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
             return
-        self.sent += 1
-        self.sent_bytes += packet.size
+        self._count.sent(packet.size)
         if packet.size < 4096:
             transport.write(LENGTH.pack(packet.size) + packet.join())
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rafttoy.observe import LinkCounters
 from rafttoy.ports import Packet
 from rafttoy.sim.model import Link
 from rafttoy.sim.runtime import Loop
@@ -29,8 +30,7 @@ class SimLinks:
         self.on_packet: Callable[[Packet], None] | None = None
         self.on_loss: Callable[[int], None] = lambda peer: None
         self._streams: dict[int, SimStream] = {}
-        self.received = 0
-        self.received_bytes = 0
+        self.count = LinkCounters()
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
         self.on_packet, self.on_loss = on_packet, on_loss
@@ -42,13 +42,7 @@ class SimLinks:
         return self._streams[to]
 
     def counters(self) -> dict[str, int]:
-        streams = self._streams.values()
-        return {
-            "packets_sent": sum(stream.sent for stream in streams),
-            "bytes_sent": sum(stream.sent_bytes for stream in streams),
-            "packets_received": self.received,
-            "bytes_received": self.received_bytes,
-        }
+        return self.count.as_dict()
 
     async def close(self) -> None:
         self.on_loss = lambda peer: None
@@ -65,8 +59,6 @@ class SimStream:
         self._free_at_ns = 0
         self._connected = False
         self.queued_bytes = 0
-        self.sent = 0
-        self.sent_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -84,8 +76,7 @@ class SimStream:
         leaves_ns = max(ready_ns, self._free_at_ns) + int(size * costs.byte_ns)
         self._free_at_ns = leaves_ns
         self.queued_bytes += size
-        self.sent += 1
-        self.sent_bytes += size
+        links.count.sent(size)
         arrival = env.timeout(leaves_ns + int(costs.delay_us * 1000) - env.now, packet)
         assert arrival.callbacks is not None
         arrival.callbacks.append(self._arrive)
@@ -111,6 +102,5 @@ class SimStream:
         if background_ns:
             receiver.loop.charge_background(background_ns)
         receiver.loop.charge(costs.receive.cost_ns(1, packet.size))
-        receiver.received += 1
-        receiver.received_bytes += packet.size
+        receiver.count.received(packet.size)
         receiver.on_packet(packet)
