@@ -289,7 +289,7 @@ class EntryBatch:
         batches: list[EntryBatch] = []
         view = data if isinstance(data, memoryview) else memoryview(data)  # type: ignore[arg-type]
         while at < end and view[at] == 0x3A:
-            batch, at = _decode_run(view, at, end)
+            batch, at = _decode_run(view, at, end, placed=not batches or batches[-1].term > 0)
             if batches:
                 if batch.first != batches[-1].last + 1:
                     raise MalformedMessage(f"entry {batch.first} follows entry {batches[-1].last}")
@@ -351,18 +351,16 @@ def _index_varints(first: int, count: int, width: int) -> np.ndarray[tuple[int, 
     return varints.view(np.uint8).reshape(count, 8)[:, :width]
 
 
-def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int, bool]:
-    """One frame: (type, term, index, data length, frame end, canonical: fields in our encoder's order)."""
+def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int]:
+    """One frame: (type, term, index, data length, frame end)."""
     length, body = read_varint(view, at + 1, end)
     stop = body + length
     if stop > end:
         raise MalformedMessage(f"entry of {length} bytes passes the end of its message")
     type_ = term = index = size = 0
-    seen: list[int] = []
     pos = body
     while pos < stop:
         tag = view[pos]
-        seen.append(tag)
         if tag == 0x22:
             size, pos = read_varint(view, pos + 1, stop)
             pos += size
@@ -378,22 +376,24 @@ def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, i
                 index = value
         else:
             raise MalformedMessage(f"unknown field {tag:#x} in an entry")
-    canonical = seen == [0x08, 0x10, 0x18] + ([0x22] if size else [])
-    return type_, term, index, size, stop, canonical
+    return type_, term, index, size, stop
 
 
-def _decode_run(view: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
-    """The longest batch that begins at `at`."""
-    type_, term, index, length, stop, canonical = _decode_frame(view, at, end)
+def _decode_run(view: memoryview, at: int, end: int, *, placed: bool = True) -> tuple[EntryBatch, int]:
+    """The longest batch that begins at `at`. Entries of a proposal that was handed on to the leader have no place yet: term 0, and
+    indexes that count from 0; `placed` tells that this is not the continuation of such a one."""
+    type_, term, index, length, stop = _decode_frame(view, at, end)
     if type_ >= len(_TYPES):
         raise MalformedMessage(f"unknown entry type {type_}")
-    if (term == 0) != (index == 0):  # both 0: a proposal handed on to the leader, which places it
+    if (term == 0) != (index == 0) and (term or placed):
         raise MalformedMessage(f"entry with term {term}, index {index}")
     kind = _TYPES[type_]
-    if not canonical:  # another encoder's order: encode it ourselves, so that a batch has one form
-        return EntryBatch.encode(index, term, kind, Payloads(1, _field4(view, at, end), length)), stop
     size = stop - at
-    count = _count_uniform(view, at, end, size, term, index, kind, length)
+    head = _frame_head(kind, term, index, length)
+    if len(head) + length != size or view[at : at + len(head)] != head:
+        # Another encoder's order, or varints longer than they need be: encode it ourselves, so that a batch has one form.
+        return EntryBatch.encode(index, term, kind, Payloads(1, _field4(view, at, end), length)), stop
+    count = _count_uniform(view, at, end, head, term, index, kind, length)
     total = count * size
     return EntryBatch(index, term, kind, count, view[at : at + total], total, count * length), at + total
 
@@ -410,27 +410,31 @@ def _field4(view: memoryview, at: int, end: int) -> bytes:
     return data
 
 
-def _count_uniform(view: memoryview, at: int, end: int, size: int, term: int, index: int, kind: EntryType, length: int) -> int:
-    """How many frames from `at` have this one's size, type, term and data length, and consecutive indexes of one width."""
-    most = min((end - at) // size, (1 << 7 * varint_size(index)) - index)
-    if most <= 1 or view[at + size] != 0x3A:
-        return 1
-    head = _frame_head(kind, term, index, length)
-    width = varint_size(index)
-    if len(head) + length != size:
-        return 1
+def _count_uniform(view: memoryview, at: int, end: int, head: bytes, term: int, index: int, kind: EntryType, length: int) -> int:
+    """How many frames from `at`, which begins with `head`, have its size, type, term and data length, and consecutive indexes of one
+    width. Looks at four times as many each time, so a run costs by its own length, not by what comes behind it."""
+    size, width = len(head) + length, varint_size(index)
+    most = min((end - at) // size, (1 << 7 * width) - index)
+    count = 1
     if most < _VECTOR_FROM or index >= _VECTOR_TO:
-        count = 1
         while count < most:
             start = at + count * size
             if view[start : start + len(head)] != _frame_head(kind, term, index + count, length):
                 break
             count += 1
         return count
-    heads = np.frombuffer(view[at : at + most * size], dtype=np.uint8).reshape(most, size)[:, : len(head)]
-    expected = np.empty((most, len(head)), dtype=np.uint8)
-    expected[:] = np.frombuffer(head, dtype=np.uint8)
-    pos = len(head) - width - (1 + varint_size(length) if length else 0)
-    expected[:, pos : pos + width] = _index_varints(index, most, width)
-    wrong = (heads != expected).any(axis=1)
-    return int(wrong.argmax()) if wrong.any() else most
+    index_at = len(head) - width - (1 + varint_size(length) if length else 0)
+    some = 64
+    while count < most and view[at + count * size] == 0x3A:
+        some = min(some, most - count)
+        start = at + count * size
+        heads = np.frombuffer(view[start : start + some * size], dtype=np.uint8).reshape(some, size)[:, : len(head)]
+        expected = np.empty((some, len(head)), dtype=np.uint8)
+        expected[:] = np.frombuffer(head, dtype=np.uint8)
+        expected[:, index_at : index_at + width] = _index_varints(index + count, some, width)
+        wrong = (heads != expected).any(axis=1)
+        if wrong.any():
+            return count + int(wrong.argmax())
+        count += some
+        some *= 4
+    return count

@@ -26,7 +26,7 @@ def check_message(m: Message) -> None:
         for batch in m.entries:
             if batch.first != index + 1:
                 raise MalformedMessage(f"entry {batch.first} follows entry {index} in an append from {m.from_}")
-            if batch.term < term:
+            if batch.term < term or not batch.term:
                 raise MalformedMessage(f"entry {batch.first} has term {batch.term} after term {term} in an append from {m.from_}")
             index, term = batch.last, batch.term
         if not 0 < m.term < NO_LIMIT or term > m.term or m.from_ == 0:
