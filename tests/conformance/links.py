@@ -165,14 +165,17 @@ async def _every_peer_reaches_every_other(network: Network) -> None:
 
 async def _what_is_sent_while_the_peer_is_unreachable_is_dropped(network: Network) -> None:
     sender = await station(network, 1)
+    stream = sender.links.stream(2)
     for i in range(10):
         sender.send(2, b"lost %d;" % i)
         await network.clock.sleep_ns(2_000_000)
+    assert not stream.connected
     await until(network.clock, "an empty queue", lambda: sender.links.stream(2).queued_bytes == 0)
     receiver = await station(network, 2)
     got: list[bytes] = []
     receiver.on_packet = lambda packet: got.append(packet.join())
     await connect(sender, receiver)
+    assert stream.connected
     assert b"lost" not in b"".join(got)
     await sender.links.close()
     await receiver.links.close()
@@ -206,7 +209,13 @@ async def _a_lost_stream_is_told_to_its_sender(network: Network) -> None:
     await connect(sender, bystander)
     for losses in (1, 2):
         await receiver.links.close()
-        await until(network.clock, "the loss", lambda: sender.losses, lambda: sender.send(2, b"anyone there?"))
+        await until(
+            network.clock,
+            "the loss",
+            lambda losses=losses: len(sender.losses) == losses,  # type: ignore[misc]
+            lambda: sender.send(2, b"anyone there?"),
+        )
+        assert not sender.links.stream(2).connected
         for _ in range(20):
             sender.send(2, b"to nobody")
             await network.clock.sleep_ns(2_000_000)
@@ -218,6 +227,24 @@ async def _a_lost_stream_is_told_to_its_sender(network: Network) -> None:
     assert bystander.losses == []
     for s in (sender, receiver, bystander):
         await s.links.close()
+
+
+async def _what_goes_and_what_comes_is_counted(network: Network) -> None:
+    a, b = await station(network, 1), await station(network, 2)
+    await connect(a, b)
+    await connect(b, a)
+    await network.clock.sleep_ns(20_000_000)
+    before_a, before_b = a.links.counters(), b.links.counters()
+    sizes = [10, 5000, 100_000, 1]
+    for size in sizes:
+        a.send(2, bytes(size))
+        await until(network.clock, "the packet", lambda size=size: b.packets and len(b.packets[-1]) == size)  # type: ignore[misc]
+    sent = {name: count - before_a[name] for name, count in a.links.counters().items()}
+    received = {name: count - before_b[name] for name, count in b.links.counters().items()}
+    assert sent == {"packets_sent": 4, "bytes_sent": sum(sizes), "packets_received": 0, "bytes_received": 0}
+    assert received == {"packets_sent": 0, "bytes_sent": 0, "packets_received": 4, "bytes_received": sum(sizes)}
+    await a.links.close()
+    await b.links.close()
 
 
 async def _to_close_oneself_is_no_loss(network: Network) -> None:
@@ -242,5 +269,6 @@ _CLAUSES: tuple[Scenario, ...] = (
     _what_is_sent_while_the_peer_is_unreachable_is_dropped,
     _streams_come_back_after_the_receiver_restarts,
     _a_lost_stream_is_told_to_its_sender,
+    _what_goes_and_what_comes_is_counted,
     _to_close_oneself_is_no_loss,
 )

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rafttoy.cell import Cell, Plan
-from rafttoy.errors import RunError
+from rafttoy.errors import ConfigError, RunError
 from rafttoy.member import Member
 from rafttoy.ports import Packet
 from rafttoy.raft import EntryBatch, EntryType, Message, MessageType, Payloads
@@ -104,6 +104,40 @@ def test_who_does_not_answer_is_named() -> None:
     plan = msgspec.structs.replace(PLAN, connect_seconds=0.7)
     with pytest.raises(RunError, match=r"no answer from peer 3 within 0\.7 s"):
         complete(world, run_cell(members[0], CELL, plan, Epoch(1, 1), content=True))
+
+
+def test_a_leader_that_cannot_even_begin_says_why() -> None:
+    """A model without such a store: nobody waits for an epoch that does not come."""
+    model = msgspec.structs.replace(MODEL, software=msgspec.structs.replace(MODEL.software, kv={}))
+    with pytest.raises(ConfigError, match="no key-value store 'leveldb' in the model"):
+        SimWorld(model, "tcp", seed=1).run(cell_of(("split", "file", "leveldb")), PLAN, Epoch(1, 1))
+
+
+def test_a_run_that_another_one_overtakes_while_it_waits_says_so() -> None:
+    world = SimWorld(MODEL, "tcp", seed=1)
+    members = world.start(CELL, PLAN)
+    world.network.cut.update({(1, 3), (3, 1)})  # so it waits
+
+    async def later() -> None:
+        await members[1].ports.clock.sleep_ns(300 * MS)
+        world.network.cut.clear()
+        assert (await run_cell(members[1], CELL, PLAN, Epoch(1, 2), content=True)).verified
+
+    members[1].ports.tasks.spawn(later(), "another run")
+    with pytest.raises(RunError, match="peer 1: another leader began a newer run"):
+        complete(world, run_cell(members[0], CELL, PLAN, Epoch(1, 1), content=True))
+    world.env.run(until=world.env.now + 1000 * MS)
+    assert [member.epoch for member in members] == [Epoch(1, 2)] * 3
+
+
+def test_a_run_that_is_stopped_while_it_waits_ends() -> None:
+    world = SimWorld(MODEL, "tcp", seed=1)
+    members = world.start(CELL, PLAN)
+    world.network.cut.update({(1, 3), (3, 1)})
+    clock = members[0].ports.clock
+    with pytest.raises(RunError, match="peer 1 was stopped before it was elected"):
+        complete(world, run_cell(members[0], CELL, PLAN, Epoch(1, 1), content=True, stop=lambda: clock.now_ns() > 400 * MS))
+    assert clock.now_ns() < 1000 * MS
 
 
 def test_a_late_follower_is_waited_for() -> None:
