@@ -188,6 +188,7 @@ class Peer:
         self._local: list[Message] = []
         self._outbox: dict[int, list[Message]] = {}
         self._outbox_bytes = 0
+        self._outbox_awaited = False
         self._unreachable: list[int] = []
         self._ticks = 0
         self._campaign = False
@@ -326,7 +327,9 @@ class Peer:
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Hands messages to the links: at once where they carry much, else with what follows before this peer waits for anything."""
+        """Hands messages to the links: at once where they carry much, else with what follows before this peer waits for anything.
+
+        Nobody waits for an append without entries: what it tells, the next one tells as well, and takes its place."""
         outbox = self._outbox
         for given in messages:
             message = given
@@ -334,6 +337,8 @@ class Peer:
                 self._outbox_bytes += batch.size
                 if batch.frames is None and message is given:
                     message = await self._resident(given)
+            if message.entries or message.type is not _APP:
+                self._outbox_awaited = True
             if message.to in outbox:
                 outbox[message.to].append(message)
             else:
@@ -347,7 +352,7 @@ class Peer:
         if not outbox:
             return
         entries_bytes = self._outbox_bytes
-        self._outbox, self._outbox_bytes = {}, 0
+        self._outbox, self._outbox_bytes, self._outbox_awaited = {}, 0, False
         mark = self._sending.start()
         nbytes = 0
         for destination, waiting in outbox.items():
@@ -388,16 +393,17 @@ class Peer:
 
     async def ack(self, committed: Sequence[EntryBatch]) -> None:
         """Tells the client which of its proposals are done, and lets it propose again."""
-        if not committed or self.client is None:
+        client = self.client
+        if not committed or client is None:
             return
         mark = self._acking.start()
         acknowledged = 0
         for batch in committed:
             acknowledged += self.tracker.finish(batch)
         await self._acking.done(mark, acknowledged)
-        if acknowledged:
+        if acknowledged and client is self.client:  # the peer may have failed meanwhile
             mark = self._generating.start()
-            self.client.turn()
+            client.turn()
             await self._generating.done(mark, acknowledged)
 
     async def advance(self, rd: Ready) -> None:
@@ -503,7 +509,7 @@ class Peer:
 
     async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
-            if len(batches) > 1 or batches[0].size > _FLUSH_BYTES:
+            if self._outbox_awaited and (len(batches) > 1 or batches[0].size > _FLUSH_BYTES):
                 await self.flush()
             await self.storage.apply(batches)
 

@@ -60,10 +60,12 @@ class FrameReader(asyncio.BufferedProtocol):
         self._make_room(needed)
 
     def drop(self, reason: str) -> None:
+        """Ends the connection. Frames that came by it before may be garbage too: that is not told again."""
+        if self.transport.is_closing():
+            return
         self._on_garbage(reason)
         self._begin = self._end = 0
-        if self.transport is not None:
-            self.transport.close()
+        self.transport.close()
 
     def _make_room(self, needed: int) -> None:
         """Room for the rest of a frame of `needed` bytes, and for at least one more read."""

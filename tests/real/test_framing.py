@@ -87,3 +87,13 @@ def test_a_length_beyond_the_limit_ends_the_connection(length: int) -> None:
     assert receiver.closed
     assert len(receiver.garbage) == 1
     assert f"a frame of {length} bytes" in receiver.garbage[0]
+
+
+def test_a_connection_is_dropped_once_whatever_else_came_by_it() -> None:
+    """A peer reads its mailbox later, and finds garbage in more than one frame."""
+    receiver = Receiver()
+    receiver.feed(framed([b"garbage", b"more garbage"]), [1 << 20])
+    receiver.reader.drop("garbage")
+    receiver.reader.drop("more garbage")
+    assert receiver.garbage == ["garbage"]
+    assert receiver.closed
