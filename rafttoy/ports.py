@@ -151,9 +151,11 @@ class File(Protocol):
     def size(self) -> int:
         """Bytes, as of the calls made so far."""
 
-    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
         """Writes the buffers one after another from `offset`; with `sync`, durable once it returns (one hand-off to the disk
-        thread for both). Raises StorageError; then nothing may be assumed of the range or of earlier unsynced writes."""
+        thread for both). It begins when it is called; what it returns is to be awaited, once. Raises StorageError; then nothing may
+        be assumed of the range or of earlier unsynced writes, and no write or sync of this directory that was still in line, or comes
+        later, is carried out: they fail too."""
 
     async def pread(self, offset: int, length: int) -> bytes:
         """`length` bytes, fewer only at the end of the file. Raises StorageError."""
@@ -224,8 +226,10 @@ class WriteBatch(Protocol):
 class KvStore(Protocol):
     def batch(self) -> WriteBatch: ...
 
-    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
-        """Atomic; readable once it returns; with `sync` also durable, with every earlier write. Raises StorageError."""
+    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
+        """Atomic; readable once it returns; with `sync` also durable, with every earlier write. It begins when it is called; what it
+        returns is to be awaited, once. Writes are carried out in the order of the calls. Raises StorageError; then no later write is
+        carried out: they fail too."""
 
     async def get(self, key: bytes) -> bytes | None: ...
 

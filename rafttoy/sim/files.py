@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from rafttoy.errors import StorageError
 from rafttoy.ports import Buffer, Sized
@@ -54,24 +54,25 @@ class SimFile:
     def size(self) -> int:
         return self._inode.size
 
-    async def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> None:
+    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
         files, inode = self._files, self._inode
         total = sum(map(len, buffers))
         grows = offset + total > inode.size
-        faults = files.faults
-        failure = None
-        if faults is not None:
-            failure = files.write_failure(self.name, offset + total - inode.size)
+        failure = files.write_failure(self.name, offset + total - inode.size)
         if failure is None:
             self._put(offset, buffers, total)
-        changes = inode.changes()
-        await files.written(total, sync=sync, grows=grows)
-        if failure is None and sync:
-            failure = files.sync_failure(self.name)
+            if sync:
+                failure = files.sync_failure(self.name)
+        end_ns = files.begin_write(total, sync=sync, grows=grows)
+        return self._ended(end_ns, failure, inode.changes(), sync=sync)
+
+    async def _ended(self, end_ns: int, failure: str | None, changes: int, *, sync: bool) -> None:
+        files = self._files
+        await files.until(end_ns)
         if failure is not None:
             raise StorageError(failure)
-        if sync and files.durable and not (faults is not None and faults.lying_sync):
-            inode.settle(changes)
+        if sync and files.durable and not (files.faults is not None and files.faults.lying_sync):
+            self._inode.settle(changes)
             files.called()
 
     def _put(self, offset: int, buffers: Sequence[Buffer], total: int) -> None:
@@ -97,17 +98,13 @@ class SimFile:
         return data
 
     async def sync(self) -> None:
-        files, inode = self._files, self._inode
-        changes = inode.changes()
-        await files.written(0, sync=True, grows=False)
+        files = self._files
         failure = files.sync_failure(self.name)
-        if failure is not None:
-            raise StorageError(failure)
-        if files.durable and not (files.faults is not None and files.faults.lying_sync):
-            inode.settle(changes)
-            files.called()
+        await self._ended(files.begin_write(0, sync=True, grows=False), failure, self._inode.changes(), sync=True)
 
     async def truncate(self, size: int) -> None:
+        if failure := self._files.write_failure(self.name, 0):
+            raise StorageError(failure)
         self._inode.resize(size)
         self._files.called()
         await self._files.written(0, sync=False, grows=False)
@@ -127,6 +124,7 @@ class SimFiles:
         self._busy_ns = self._cpu_ns = 0
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
+        self._failure: str | None = None
         self.on_call: Callable[[], None] | None = None
         """Called whenever something was changed or became durable: the moments a crash can tell apart."""
         self.durable = sync != "none"
@@ -134,13 +132,13 @@ class SimFiles:
 
     # --- for the files ---
 
-    async def written(self, nbytes: int, *, sync: bool, grows: bool) -> None:
-        """Waits as a write of `nbytes` would; calls of a directory stand in line for its disk thread."""
-        disk, loop = self._disk, self._loop
-        now, half_ns = self._now(), disk.handoff_ns >> 1
-        begin_ns = max(now + half_ns, self._thread_free_ns)
+    def begin_write(self, nbytes: int, *, sync: bool, grows: bool) -> int:
+        """When a write of `nbytes` that is handed over now will be told of; calls of a directory stand in line for its disk thread."""
+        disk = self._disk
+        half_ns = disk.handoff_ns >> 1
+        begin_ns = max(self._now() + half_ns, self._thread_free_ns)
         if sync and self.durable:
-            loop.background_ns += disk.cpu_ns
+            self._loop.background_ns += disk.cpu_ns
             self._cpu_ns += disk.cpu_ns
             end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
         else:
@@ -149,7 +147,13 @@ class SimFiles:
             end_ns += self.faults.stall_ns
         self._thread_free_ns = end_ns
         self._busy_ns += end_ns - begin_ns
-        await Timer(loop, end_ns + half_ns - now)
+        return end_ns + half_ns
+
+    async def until(self, end_ns: int) -> None:
+        await Timer(self._loop, max(0, end_ns - self._now()))
+
+    async def written(self, nbytes: int, *, sync: bool, grows: bool) -> None:
+        await self.until(self.begin_write(nbytes, sync=sync, grows=grows))
 
     async def has_read(self, nbytes: int) -> None:
         disk = self._disk
@@ -165,18 +169,19 @@ class SimFiles:
         return self._env.now  # type: ignore[return-value]  # SimPy types time as float; ours are integers throughout
 
     def write_failure(self, name: str, grows_bytes: int) -> str | None:
+        """Why a write fails, if it does; from then on all do."""
         faults = self.faults
-        assert faults is not None
-        if faults.due("fail_write"):
-            return f"{self.root}/{name}: Input/output error"
-        if faults.full_bytes is not None and self.store.used_bytes() + max(0, grows_bytes) > faults.full_bytes:
-            return f"{self.root}/{name}: No space left on device"
-        return None
+        if self._failure is None and faults is not None:
+            if faults.due("fail_write"):
+                self._failure = f"{self.root}/{name}: Input/output error"
+            elif faults.full_bytes is not None and self.store.used_bytes() + max(0, grows_bytes) > faults.full_bytes:
+                self._failure = f"{self.root}/{name}: No space left on device"
+        return self._failure
 
     def sync_failure(self, name: str) -> str | None:
-        if self.faults is not None and self.faults.due("fail_sync"):
-            return f"{self.root}/{name}: Input/output error"
-        return None
+        if self._failure is None and self.faults is not None and self.faults.due("fail_sync"):
+            self._failure = f"{self.root}/{name}: Input/output error"
+        return self._failure
 
     # --- Files ---
 
@@ -189,7 +194,7 @@ class SimFiles:
             inode = Inode()
             store.link(name, inode)
         if inode.size < preallocate:
-            if self.faults is not None and (failure := self.write_failure(name, preallocate - inode.size)):
+            if failure := self.write_failure(name, preallocate - inode.size):
                 raise StorageError(failure)
             inode.resize(preallocate)
             if prewrite:

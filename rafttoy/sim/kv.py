@@ -5,7 +5,7 @@ The stores' own logs are sequential, so a crash keeps every synced batch and, of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
@@ -109,41 +109,68 @@ class _Store:
         self._content = content
         self._costs = costs
         self._volatile = kind == "dict"
+        self._in_line = 0  # writes on the thread or before it
+        self._thread_free_ns = 0
+        self._failure: str | None = None
         self._inline = stores.cpu.stage(f"kv.{kind}").record
         self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}.thread").record
 
     def batch(self) -> _Batch:
         return _Batch()
 
-    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
         stores, content = self._stores, self._content
-        loop, faults = stores.loop, stores.faults
+        sync = sync and not self._volatile
+        threaded = sync or self._in_line > 0 or (batch.nbytes > KV_INLINE_BYTES and not self._volatile)
         cost_ns = self._costs.write.cost_ns(batch.count, batch.nbytes)
-        threaded = not self._volatile and (sync or batch.nbytes > KV_INLINE_BYTES)
         (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
-        if not threaded:
-            loop.charge(cost_ns)
-        if faults is not None and not self._volatile and faults.due("fail_write"):
-            raise StorageError(f"{self._what}: Input/output error")
-        if batch.virtual:
-            content.virtual = True
-        elif self._volatile:
-            _apply(content.seen, batch.operations)
-        else:
-            content.write(batch.operations)
-            stores.called()
-        written = content.batches()
-        if threaded:
-            await stores.on_thread(cost_ns, batch.nbytes, self._costs.sync_factor if sync else None)
-        else:
-            await Timer(loop, 0)
-        if sync and not self._volatile:
-            if faults is not None and faults.due("fail_sync"):
-                raise StorageError(f"{self._what}: Input/output error")
-            if faults is None or not faults.lying_sync:
-                content.settle(written)
+        failure = self._write_failure()
+        if failure is None:
+            if batch.virtual:
+                content.virtual = True
+            elif self._volatile:
+                _apply(content.seen, batch.operations)
+            else:
+                content.write(batch.operations)
                 stores.called()
+            if sync:
+                failure = self._sync_failure()
+        if threaded:
+            self._in_line += 1
+            end_ns, self._thread_free_ns = stores.on_thread(
+                self._thread_free_ns, cost_ns, batch.nbytes, self._costs.sync_factor if sync else None
+            )
+        else:
+            stores.loop.charge(cost_ns)
+            end_ns = 0
+        return self._ended(end_ns, failure, content.batches(), sync=sync, threaded=threaded)
+
+    async def _ended(self, end_ns: int, failure: str | None, written: int, *, sync: bool, threaded: bool) -> None:
+        stores, loop = self._stores, self._stores.loop
+        now: int = loop.env.now  # type: ignore[assignment]  # integers throughout
+        try:
+            await Timer(loop, max(0, end_ns - now))
+        finally:
+            self._in_line -= threaded
+        if failure is not None:
+            raise StorageError(failure)
+        if sync and (stores.faults is None or not stores.faults.lying_sync):
+            self._content.settle(written)
+            stores.called()
+
+    def _write_failure(self) -> str | None:
+        """Why a write fails, if it does; from then on all do."""
+        faults = self._stores.faults
+        if self._failure is None and not self._volatile and faults is not None and faults.due("fail_write"):
+            self._failure = f"{self._what}: Input/output error"
+        return self._failure
+
+    def _sync_failure(self) -> str | None:
+        faults = self._stores.faults
+        if self._failure is None and faults is not None and faults.due("fail_sync"):
+            self._failure = f"{self._what}: Input/output error"
+        return self._failure
 
     async def get(self, key: bytes) -> bytes | None:
         await self._read(1, len(key))
@@ -193,12 +220,14 @@ class SimKvStores:
         if self.on_call is not None:
             self.on_call()
 
-    async def on_thread(self, cost_ns: int, nbytes: int, sync_factor: float | None) -> None:
-        """Waits as for a write on the store's own thread, with the sync of its log where there is a factor."""
+    def on_thread(self, free_ns: int, cost_ns: int, nbytes: int, sync_factor: float | None) -> tuple[int, int]:
+        """(when a write on the store's own thread is told of, when the thread is free again); it is free from `free_ns` on. The sync
+        of the store's log is part of it where there is a factor."""
         disk, loop = self._disk, self.loop
-        now: int = loop.env.now  # type: ignore[assignment]  # integers throughout
+        now: int = loop.env.now  # type: ignore[assignment]
+        half_ns = disk.handoff_ns >> 1
         loop.background_ns += cost_ns
-        end_ns = loop.host.reserve(max(now, loop.free_at_ns) + (disk.handoff_ns >> 1), cost_ns)
+        end_ns = loop.host.reserve(max(now, loop.free_at_ns, free_ns - half_ns) + half_ns, cost_ns)
         if sync_factor is not None:
             if self._durable:
                 loop.background_ns += disk.cpu_ns
@@ -207,7 +236,7 @@ class SimKvStores:
                 end_ns = disk.write(end_ns, nbytes)
         if self.faults is not None:
             end_ns += self.faults.stall_ns
-        await Timer(loop, end_ns + (disk.handoff_ns >> 1) - now)
+        return end_ns + half_ns, end_ns
 
     async def open(self, kind: str, name: str) -> KvStore:
         costs = self._costs.get(kind)

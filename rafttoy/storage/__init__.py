@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rafttoy.errors import ConfigError, unknown
 from rafttoy.ports import Ports
+from rafttoy.storage import etcdwal, filewal
 from rafttoy.storage.api import Engine, Recovered, Save, Storage, Wal, WalState
 from rafttoy.storage.engine import KvEngine, Store
-from rafttoy.storage.etcdwal import EtcdWal
-from rafttoy.storage.filewal import FileWal
 from rafttoy.storage.identity import Identity
 from rafttoy.storage.kvwal import KvWal
 from rafttoy.storage.log import Log
@@ -45,28 +45,40 @@ __all__ = [
 SYNC_MODES = ("fdatasync", "dsync", "none")
 """How durability is had; see `rafttoy.real.files`."""
 
-WalMaker = Callable[[Ports, str, int, str], Wal]
-"""(ports, what follows the colon of its name, cache bytes, sync mode) -> log"""
+
+@dataclass(frozen=True, slots=True)
+class WalOptions:
+    """`argument` is what follows the colon of its name. `segment_bytes` 0: each log's own."""
+
+    argument: str
+    cache_bytes: int
+    sync: str
+    segment_bytes: int
+
+
+WalMaker = Callable[[Ports, WalOptions], Wal]
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _DELAY = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)")
 
 
-def _mem(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001  # of the makers' one shape
-    return MemWal(ports, wal_delay_ns(argument) if argument else 0)
+def _mem(ports: Ports, options: WalOptions) -> Wal:
+    return MemWal(ports, wal_delay_ns(options.argument) if options.argument else 0)
 
 
-def _file(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
-    return FileWal(ports, cache_bytes=cache_bytes, sync=sync)
+def _file(ports: Ports, options: WalOptions) -> Wal:
+    segment_bytes = options.segment_bytes or filewal.SEGMENT_BYTES
+    return filewal.FileWal(ports, cache_bytes=options.cache_bytes, sync=options.sync, segment_bytes=segment_bytes)
 
 
-def _etcd(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
-    return EtcdWal(ports, cache_bytes=cache_bytes, sync=sync)
+def _etcd(ports: Ports, options: WalOptions) -> Wal:
+    segment_bytes = options.segment_bytes or etcdwal.SEGMENT_BYTES
+    return etcdwal.EtcdWal(ports, cache_bytes=options.cache_bytes, sync=options.sync, segment_bytes=segment_bytes)
 
 
 def _kv(kind: str) -> WalMaker:
-    def make(ports: Ports, argument: str, cache_bytes: int, sync: str) -> Wal:  # noqa: ARG001
-        return KvWal(ports, Store(ports, kind, f"wal.{kind}"), cache_bytes=cache_bytes, sync=sync)
+    def make(ports: Ports, options: WalOptions) -> Wal:
+        return KvWal(ports, Store(ports, kind, f"wal.{kind}"), cache_bytes=options.cache_bytes, sync=options.sync)
 
     return make
 
@@ -109,8 +121,10 @@ def make_storage(
     cache_bytes: int = 64 << 20,
     sync: str = "fdatasync",
     identity: Identity | None = None,
+    segment_bytes: int = 0,
 ) -> Storage:
-    """A storage that is yet to be opened. `wal` and `engine` say what a `split` one is made of. ConfigError for an unknown name."""
+    """A storage that is yet to be opened. `wal` and `engine` say what a `split` one is made of; `segment_bytes` is the size of the
+    log's segments, where it has some (0: the log's own). ConfigError for an unknown name."""
     if storage not in STORAGES:
         raise unknown("--storage", storage, STORAGES)
     if sync not in SYNC_MODES:
@@ -123,5 +137,5 @@ def make_storage(
     if engine not in ENGINES:
         raise unknown("--engine", engine, ENGINES)
     kind = ENGINES[engine]
-    log = WALS[name](ports, argument, cache_bytes, sync)
+    log = WALS[name](ports, WalOptions(argument, cache_bytes, sync, segment_bytes))
     return LogStorage(ports, log, KvEngine(ports, Store(ports, kind, f"engine.{kind}")), cache_bytes=cache_bytes, identity=identity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,16 +46,20 @@ class Save:
     """What one caller wants saved together: entries, a hard state, and a mark: that the log begins behind an index, because a
     snapshot stands for what came before. Where the log does not hold the mark's entry, nothing of it is kept."""
 
-    __slots__ = ("entries", "hard_state", "mark")
+    __slots__ = ("entries", "hard_state", "mark", "size")
 
     def __init__(self, entries: Sequence[EntryBatch], hard_state: HardState | None, mark: SnapshotMetadata | None = None) -> None:
         self.entries = entries
         self.hard_state = hard_state
         self.mark = mark
+        size = 0
+        for batch in entries:
+            size += batch.size
+        self.size = size
 
 
 class Wal(Protocol):
-    """A log on a device. Writes are made one at a time; after one that raised StorageError, nothing is called but `close`."""
+    """A log on a device. Writes are begun one at a time; after one that raised StorageError, nothing is called but `close`."""
 
     @property
     def durable(self) -> bool:
@@ -68,8 +72,10 @@ class Wal(Protocol):
     async def open(self) -> WalState:
         """Reads what is there, and repairs a torn tail. Raises CorruptionError, StorageError."""
 
-    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
-        """One group: everything, in order, or (after a crash) nothing of it or a prefix. Durable once it returns if `sync`."""
+    async def begin(self, saves: Sequence[Save], *, sync: bool) -> Awaitable[None]:
+        """Hands one group to the device and returns; the next one may be begun then. What it returns is to be awaited: the group is
+        written, and durable if `sync`. After a crash everything of it is there, in order, or nothing, or a prefix; and of the next
+        one nothing unless all of this one is. If this one fails, so does the next."""
 
     async def read(self, batch: EntryBatch) -> EntryBatch:
         """A batch of what was written, or a slice of one, with its frames. Raises CorruptionError."""

@@ -8,7 +8,7 @@ its head (checksum so far, metadata, hard state) before it gets its name. `etcdf
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from rafttoy.errors import CorruptionError, MalformedMessage
 from rafttoy.ports import Buffer, File, Future, Ports, Sized, Task
@@ -26,6 +26,10 @@ SEGMENT_BYTES = 64_000_000
 
 _Position = tuple[int, EtcdSegment, int, int, int]
 """(first index of a batch, its segment, offset of its first record, bytes of its records, checksum before them)"""
+
+
+async def _done() -> None:
+    """A write that has ended already."""
 
 
 def _first(position: _Position) -> int:
@@ -206,25 +210,24 @@ class EtcdWal:
         await tail.file.truncate(tail.end)
         if self._sync:
             await tail.file.sync()
-            self._syncs += 1
         self._unsynced = False
         await self._create(tail.sequence + 1, self._last_index + 1)
         self._prepare_ahead()
 
     # --- writing ---
 
-    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+    async def begin(self, saves: Sequence[Save], *, sync: bool) -> Awaitable[None]:
         stage = self._stage
         mark = stage.start()
         records = _Records(self, saves)
         await stage.done(mark, records.entries, records.entry_bytes)
         tail = self._segments[-1]
         sync = sync and self._sync
+        if sync and self._unsynced:
+            await tail.file.sync()  # not every way to sync a write covers the writes before
         offset = tail.end
         cuts = self._cuts(offset, records)
-        await tail.file.pwritev(offset, records.buffers, sync=sync and not cuts)
-        self._writes += 1
-        self._bytes += records.size
+        ended = tail.file.pwritev(offset, records.buffers, sync=sync and not cuts)
         for batch, at, size, crc in records.placed:
             _place(self._positions, (batch.first, tail, offset + at, size, crc))
             tail.last_index = max(tail.last_index, batch.last)
@@ -235,15 +238,18 @@ class EtcdWal:
         if records.marked:
             self._mark_sequence = tail.sequence
         tail.end = offset + records.size
+        self._writes += 1
+        self._bytes += records.size
+        self._syncs += sync
+        self._unsynced = not sync
         if cuts:
+            await ended
             await self._cut()
-        elif sync:
-            if self._unsynced:
-                await tail.file.sync()  # not every way to sync a write covers the writes before
-            self._unsynced = False
-            self._syncs += 1
-        else:
-            self._unsynced = True
+            return _done()
+        return ended
+
+    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+        await (await self.begin(saves, sync=sync))
 
     def _cuts(self, offset: int, records: _Records) -> bool:
         """Whether etcd would cut now: it looks at what its page writer has handed over, not at what it holds."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 
 from rafttoy.errors import StorageError
 from rafttoy.ports import Buffer, Future, Ports, Sized, Task
@@ -89,7 +90,6 @@ class FileWal:
         self.durable_number = 0  # up to this one, all are durable
         self.start = True  # the next group begins the log
         self.hard_state = EMPTY_HARD_STATE
-        self.writing = False  # or failed while it was
         self._unsynced = False
         self._mark_sequence = 0
         self._positions: list[_Position] = []
@@ -134,7 +134,7 @@ class FileWal:
             await tail.file.sync()  # it may have been read from memory that a dead process wrote to and never synced
             if found.torn:
                 await self._set_aside(tail, found.torn, notes)
-        self._durable_upto()
+        self.durable_number = self.number - 1
         if tail is None or found.torn:
             await self._switch()
         elif self._next is None:
@@ -158,7 +158,7 @@ class FileWal:
 
     # --- writing ---
 
-    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+    async def begin(self, saves: Sequence[Save], *, sync: bool) -> Awaitable[None]:
         stage = self._stage
         mark = stage.start()
         segment = self._segments[-1]
@@ -169,21 +169,9 @@ class FileWal:
             segment = self._segments[-1]
             groups = _Groups(self, segment, saves)  # again: every group names its segment
         sync = sync and self._sync
-        self.writing = True
-        await segment.file.pwritev(segment.end, groups.buffers, sync=sync)
         if sync and self._unsynced:
             await segment.file.sync()  # not every way to sync a write covers the writes before
-        self.writing = False
-        self._writes += 1
-        self._bytes += groups.size
-        self._written(segment, groups)
-        if sync:
-            self._syncs += 1
-            self._durable_upto()
-        else:
-            self._unsynced = True
-
-    def _written(self, segment: Segment, groups: _Groups) -> None:
+        ended = segment.file.pwritev(segment.end, groups.buffers, sync=sync)
         for batch, offset in groups.placed:
             _place(self._positions, batch, segment, offset)
             if isinstance(batch.frames, Sized):
@@ -192,10 +180,16 @@ class FileWal:
         if groups.marked:
             self._mark_sequence = segment.sequence
         segment.end += groups.size
+        self._writes += 1
+        self._bytes += groups.size
+        self._unsynced = not sync
+        if sync:
+            self._syncs += 1
+            self.durable_number = self.number - 1  # by the time the next group is written: if this one fails, that one is not
+        return ended
 
-    def _durable_upto(self) -> None:
-        self.durable_number = self.number - 1
-        self._unsynced = False
+    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+        await (await self.begin(saves, sync=sync))
 
     # --- segments ---
 
@@ -203,7 +197,8 @@ class FileWal:
         """To the next segment. What the last one holds is durable before a group is written to the new one."""
         if self._unsynced and self._sync:
             await self._segments[-1].file.sync()
-            self._durable_upto()
+            self._unsynced = False
+            self.durable_number = self.number - 1
         while self._next is None:
             if self._preparing is None or self._preparing.done():
                 await self._prepare()
@@ -272,7 +267,6 @@ class FileWal:
             self._spares += spares
 
     async def reset(self) -> None:
-        self.writing = False
         if self.start and len(self._segments) == 1 and self._segments[0].empty:
             return
         await self._switch()
@@ -319,8 +313,9 @@ class FileWal:
         if self._preparing is not None:
             self._preparing.cancel()
         if self._segments:
-            if not self.writing and self._sync and self._writes:
-                await self.write([Save((), None)], sync=True)
+            if self._sync and self._writes:
+                with suppress(StorageError):  # told when it happened
+                    await self.write([Save((), None)], sync=True)
             for segment in self._segments:
                 await segment.file.close()
             self._segments.clear()

@@ -1,7 +1,10 @@
 """Group commit: who comes while a write is under way waits, and all who wait are written as one group.
 
-There is no task for it: the first caller writes for itself, at no cost over a plain call; when it is done, the first of those who
-came meanwhile writes for them all. Values, not exceptions, pass between them (SimPy rebuilds exceptions it carries).
+There is no task for it: the first caller writes for itself, at no cost over a plain call; the first of those who came meanwhile then
+writes for them all. Values, not exceptions, pass between them (SimPy rebuilds exceptions it carries).
+
+One group is at the device. A second one may stand in line behind it, so that the device need not wait for the loop to hear of the
+first; but only once it is large, for a small group that waits a little longer becomes a larger one, and the sync's price is per group.
 """
 
 from __future__ import annotations
@@ -12,53 +15,132 @@ from rafttoy.errors import StorageError
 from rafttoy.ports import Future, Tasks
 from rafttoy.storage.api import Save
 
-__all__ = ["GroupCommit"]
+__all__ = ["LINE_BYTES", "GroupCommit"]
 
-_LEAD = object()
+LINE_BYTES = 64 << 10
+"""From this size on, a group stands in line while another one is at the device."""
+
+_DEPTH = 2
+
+
+class _Turn:
+    """A caller who waits: for its save to be written by another, or for its turn to write."""
+
+    __slots__ = ("future", "leads", "save", "sync")
+
+    def __init__(self, save: Save, sync: bool, future: Future[None]) -> None:
+        self.save, self.sync, self.future = save, sync, future
+        self.leads = False
 
 
 class GroupCommit:
-    """`write(saves, sync)` writes one group. After it failed once nothing is written any more: a device that lost a write or a sync
-    may have lost any part of it (fsyncgate). A cancelled write stops the groups too, until `restart`."""
+    """`begin(saves, sync)` hands one group to the device and returns what to await; `written(saves)` is called for each group, in
+    order, when it is there. After a failure nothing is written any more: a device that lost a write or a sync may have lost any part
+    of it (fsyncgate). A cancelled write stops the groups too, until `restart`."""
 
-    def __init__(self, tasks: Tasks, write: Callable[[Sequence[Save], bool], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        begin: Callable[[Sequence[Save], bool], Awaitable[Awaitable[None]]],
+        written: Callable[[Sequence[Save]], None],
+    ) -> None:
         self._tasks = tasks
-        self._write = write
-        self._busy = False
-        self._waiting: list[tuple[Save, bool, Future[object]]] = []
+        self._begin = begin
+        self._written = written
+        self._beginning = False  # a group is being handed over, or its leader was chosen
+        self._in_line = 0  # groups at the device or before it
+        self._waiting: list[_Turn] = []
+        self._waiting_bytes = 0
         self._failure: str | None = None
         self._interrupted = False
         self.groups = 0
         self.saves = 0
 
+    @property
+    def healthy(self) -> bool:
+        return self._failure is None and not self._interrupted
+
     async def save(self, save: Save, *, sync: bool) -> None:
         """Returns once the group that `save` was part of is written; raises StorageError if it was not."""
         self._check()
-        group = [save]
-        followers: list[Future[object]] = []
-        if self._busy:
-            turn: Future[object] = self._tasks.future()
-            self._waiting.append((save, sync, turn))
-            verdict = await turn
-            if verdict is None:
+        if self._waiting or not self._may_begin(save.size):
+            turn = _Turn(save, sync, self._tasks.future())
+            self._waiting.append(turn)
+            self._waiting_bytes += save.size
+            self._choose()
+            try:
+                await turn.future
+            except BaseException:
+                self._forgo(turn)
+                raise
+            if not turn.leads:
+                self._check()
                 return
+            group = self._waiting
+            self._waiting, self._waiting_bytes = [], 0
             self._check()
-            group, followers, sync = self._take()
-        self._busy = True
+            await self._lead([turn.save for turn in group], group[1:], any(turn.sync for turn in group))
+        else:
+            await self._lead([save], (), sync)
+
+    async def _lead(self, saves: Sequence[Save], followers: Sequence[_Turn], sync: bool) -> None:
+        self._beginning = True
+        self._in_line += 1
         self.groups += 1
-        self.saves += len(group)
+        self.saves += len(saves)
         finished = False
         try:
-            await self._write(group, sync)
+            ended = await self._begin(saves, sync)
+            self._beginning = False
+            self._choose()
+            await ended
+            self._check()  # the group before may have failed, or its writer may be gone
+            self._written(saves)
             finished = True
         except StorageError as error:
-            self._failure = str(error)
+            if self._failure is None:
+                self._failure = str(error)
             raise
         finally:
             if not finished:
                 self._interrupted = True
-            self._busy = False
-            self._pass_on(followers)
+                self._beginning = False
+            self._in_line -= 1
+            for turn in followers:
+                _wake(turn)
+            if self.healthy:
+                self._choose()
+            else:
+                self._dismiss()
+
+    def _may_begin(self, nbytes: int) -> bool:
+        return not self._beginning and (self._in_line == 0 or (self._in_line < _DEPTH and nbytes >= LINE_BYTES))
+
+    def _choose(self) -> None:
+        """Lets the first of those who wait write for all, if it is time."""
+        while self._waiting and self._may_begin(self._waiting_bytes):
+            turn = self._waiting[0]
+            if not turn.future.done():
+                turn.leads = self._beginning = True
+                turn.future.set_result(None)
+                return
+            self._waiting_bytes -= turn.save.size
+            del self._waiting[0]  # its task was cancelled while it waited
+
+    def _forgo(self, turn: _Turn) -> None:
+        """Its task was cancelled while it waited, or after it was chosen."""
+        if turn in self._waiting:
+            self._waiting_bytes -= turn.save.size
+            self._waiting.remove(turn)
+        if turn.leads:
+            self._beginning = False
+            self._choose()
+
+    def _dismiss(self) -> None:
+        """Nobody waits for a log that writes no more: they find out why."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for turn in waiting:
+            _wake(turn)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -66,37 +148,13 @@ class GroupCommit:
         if self._interrupted:
             raise StorageError("nothing is written after a save that was cancelled")
 
-    def _take(self) -> tuple[list[Save], list[Future[object]], bool]:
-        """All that waits; the first of them is the caller."""
-        waiting, self._waiting = self._waiting, []
-        return [save for save, _, _ in waiting], [turn for _, _, turn in waiting[1:]], any(sync for _, sync, _ in waiting)
-
-    def _pass_on(self, followers: Sequence[Future[object]]) -> None:
-        """Tells those of the group, and lets the first of the next one lead; after a failure everyone finds it out."""
-        failed = self._interrupted
-        for turn in followers:
-            if not turn.done():
-                turn.set_result(_LEAD if failed else None)
-        if failed:
-            waiting, self._waiting = self._waiting, []
-            for _, _, turn in waiting:
-                if not turn.done():
-                    turn.set_result(_LEAD)
-            return
-        while self._waiting:
-            turn = self._waiting[0][2]
-            if not turn.done():
-                self._busy = True
-                turn.set_result(_LEAD)
-                return
-            del self._waiting[0]  # its task was cancelled while it waited
-
     def restart(self) -> None:
         """After a cancelled write whose effects are gone (`reset`). A failure stays."""
-        self._interrupted = False
-        self._busy = False
-        self._waiting.clear()
+        self._interrupted = self._beginning = False
+        self._in_line = 0
+        self._waiting, self._waiting_bytes = [], 0
 
-    @property
-    def healthy(self) -> bool:
-        return self._failure is None and not self._interrupted
+
+def _wake(turn: _Turn) -> None:
+    if not turn.future.done():
+        turn.future.set_result(None)

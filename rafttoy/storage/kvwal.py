@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from rafttoy.errors import CorruptionError, MalformedMessage, StorageError
 from rafttoy.ports import Buffer, Ports, Sized, WriteBatch
@@ -82,7 +82,7 @@ class KvWal:
         whole = EntryBatch(first, term, EntryType(type_), count, frames, size, payload, join_ends(batches))
         return [whole]
 
-    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+    async def begin(self, saves: Sequence[Save], *, sync: bool) -> Awaitable[None]:
         kv, stage = self._store.kv, self._stage
         mark = stage.start()
         write = kv.batch()
@@ -100,7 +100,7 @@ class KvWal:
         if hard_state is not None:
             write.put(_HARD_STATE, hard_state.encode())
         await stage.done(mark, entries, size)
-        await self._commit(write, size, sync=sync)
+        return self._commit(write, size, sync=sync)
 
     def _put(self, write: WriteBatch, batch: EntryBatch) -> None:
         first, firsts = batch.first, self._firsts
@@ -134,12 +134,12 @@ class KvWal:
         del self._firsts[begin:end]
         del self._terms[begin:end]
 
-    async def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool) -> None:
+    def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool) -> Awaitable[None]:
         sync = sync and self._sync
-        await self._store.kv.write(write, sync=sync)
         self._writes += 1
         self._syncs += sync
         self._bytes += nbytes
+        return self._store.kv.write(write, sync=sync)
 
     async def read(self, batch: EntryBatch) -> EntryBatch:
         firsts = self._firsts

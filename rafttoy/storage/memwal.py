@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from rafttoy.ports import Ports
 from rafttoy.raft.entries import EntryBatch
@@ -25,10 +25,9 @@ class MemWal:
     async def open(self) -> WalState:
         return WalState()
 
-    async def write(self, saves: Sequence[Save], *, sync: bool) -> None:
+    async def begin(self, saves: Sequence[Save], *, sync: bool) -> Awaitable[None]:
         self._writes += 1
-        if self.delay_ns:
-            await self._clock.sleep_ns(self.delay_ns)
+        return self._clock.sleep_ns(self.delay_ns)
 
     async def read(self, batch: EntryBatch) -> EntryBatch:
         raise AssertionError("a log in memory evicts nothing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from rafttoy.errors import StorageError
 from rafttoy.ports import Ports
@@ -36,7 +36,7 @@ class LogStorage:
         # everything, a snapshot of all its content.
         self.retain = 1 if not wal.durable else 4 if engine.durable else 64
         self.log = Log(cache_bytes if wal.durable else 0)
-        self._groups = GroupCommit(ports.tasks, self._write)
+        self._groups = GroupCommit(ports.tasks, self._begin, self._written)
         self._instant = wal.instant
         self._conf_state: ConfState | None = None
         self._applied = 0
@@ -112,8 +112,10 @@ class LogStorage:
         self._held = None
         await self._groups.save(Save(entries, hard_state), sync=sync)
 
-    async def _write(self, saves: Sequence[Save], sync: bool) -> None:
-        await self._wal.write(saves, sync=sync)
+    async def _begin(self, saves: Sequence[Save], sync: bool) -> Awaitable[None]:
+        return await self._wal.begin(saves, sync=sync)
+
+    def _written(self, saves: Sequence[Save]) -> None:
         log = self.log
         for save in saves:
             log.append(save.entries)

@@ -62,8 +62,14 @@ def test_a_full_disk_is_an_error_with_a_name(tmp_path: Path) -> None:
 
     async def scenario(ports: Ports) -> None:
         file = await ports.files.open("log")
+        other = await ports.files.open("other", create=True)
         with pytest.raises(StorageError, match=r"log: No space left on device"):
             await file.pwritev(0, [b"x" * 100, b"y" * 100], sync=True)
+        for call in (file.sync(), other.pwritev(0, [b"x"], sync=True)):  # nothing is written after a failure
+            with pytest.raises(StorageError, match="No space left on device"):
+                await call
+        assert other.size() == 1
+        assert await other.pread(0, 1) == b""
 
     RealBed(tmp_path).run(scenario)
 
@@ -258,15 +264,34 @@ def test_a_failed_sync_persists_nothing_and_raises() -> None:
     assert bytes(bed.store.crash(Fixed(False)).files["log"].content) == b"one"
 
 
-def test_writes_and_reads_fail_when_told() -> None:
+def test_after_a_failed_write_no_other_is_carried_out() -> None:
+    bed = SimBed()
+
+    async def scenario(ports: Ports) -> None:
+        file = await ports.files.open("log", create=True)
+        other = await ports.files.open("other", create=True)
+        await file.pwritev(0, [b"0123456789"], sync=True)
+        bed.faults.fail_write = 1
+        writes = [file.pwritev(i, [b"x"], sync=True) for i in range(3)]  # all in line at once
+        await writes[0]
+        for write in writes[1:]:
+            with pytest.raises(StorageError, match="sim/log: Input/output error"):
+                await write
+        for call in (file.sync(), other.pwritev(0, [b"x"], sync=False), other.sync(), file.truncate(0)):
+            with pytest.raises(StorageError, match="sim/log: Input/output error"):
+                await call
+
+    bed.run(scenario)
+    assert bytes(bed.store.files["log"].content) == b"x123456789"
+    assert bed.store.files["other"].size == 0
+
+
+def test_reads_fail_and_disks_are_full_when_told() -> None:
     bed = SimBed()
 
     async def scenario(ports: Ports) -> None:
         file = await ports.files.open("log", create=True)
         await file.pwritev(0, [b"0123456789"], sync=True)
-        bed.faults.fail_write = 0
-        with pytest.raises(StorageError, match="Input/output error"):
-            await file.pwritev(0, [b"x"], sync=False)
         bed.faults.fail_read = 0
         with pytest.raises(StorageError, match="Input/output error"):
             await file.pread(0, 10)

@@ -26,7 +26,7 @@ KINDS: dict[str, dict[str, str]] = {
 
 def maker(kind: dict[str, str]) -> Callable[..., Storage]:
     def make(ports: Ports, **options: Any) -> Storage:
-        return make_storage(ports, **kind, **options)
+        return make_storage(ports, **kind, segment_bytes=1 << 20, **options)  # type: ignore[arg-type]
 
     return make
 
@@ -36,8 +36,12 @@ def test_simulated_storage(kind: str) -> None:
     check_storage(lambda: SimBed().run, maker(KINDS[kind]))
 
 
+# every log, every engine and every combined store, but not each with each: that, the model shows
+REAL_KINDS = [kind for kind in KINDS if kind.endswith("+mem") or kind.startswith("file+") or "+" not in kind]
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REAL_KINDS)
 def test_real_storage(tmp_path: Path, kind: str) -> None:
     if "rocksdb" in kind and not ROCKSDB:
         pytest.skip("rocksdict is not installed (an extra)")
