@@ -159,6 +159,8 @@ class EntryBatch:
             if count >= _VECTOR_FROM and first < _VECTOR_TO:
                 frames = _encode_uniform(first, term, type, payloads)
                 return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
+        elif payloads.lengths is None and count >= _VECTOR_FROM:
+            return _encode_across(first, term, type, payloads)
         lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
         if isinstance(payloads.data, Sized):
             sizes = [entry_sizes(term, first + i, n)[1] for i, n in enumerate(lengths)]
@@ -339,6 +341,19 @@ def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) 
     at = len(head) - width - (1 + varint_size(stride) if stride else 0)
     out[:, at : at + width] = _index_varints(first, count, width)
     return out.reshape(-1).data
+
+
+def _encode_across(first: int, term: int, type: EntryType, payloads: Payloads) -> EntryBatch:
+    """Payloads of one length at indexes that change their width: at 128, at 16384, … Two uniform halves."""
+    count, stride = payloads.count, payloads.stride
+    split = (1 << 7 * varint_size(first)) - first
+    low = EntryBatch.encode(first, term, type, Payloads(split, payloads.data[: split * stride], stride))
+    high = EntryBatch.encode(first + split, term, type, Payloads(count - split, payloads.data[split * stride :], stride))
+    size = low.size + high.size
+    frames: Buffer = Sized(size) if isinstance(payloads.data, Sized) else b"".join((low.frames, high.frames))  # type: ignore[arg-type]
+    behind = range(high.stride, high.size + 1, high.stride) if high.ends is None else high.ends
+    ends = [*range(low.stride, low.size + 1, low.stride), *[low.size + end for end in behind]]
+    return EntryBatch(first, term, type, count, frames, size, payloads.nbytes, ends)
 
 
 def _index_varints(first: int, count: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

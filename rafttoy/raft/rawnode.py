@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rafttoy.errors import ConfigError
+from rafttoy.errors import ConfigError, MalformedMessage
 from rafttoy.raft import follower, leader
 from rafttoy.raft.confchange import ConfChange, ConfChangeType, ConfChangeV2
 from rafttoy.raft.config import Config
@@ -179,8 +179,11 @@ class RawNode:
             self.raft.step(m)
             return
         check_message(m)
-        if is_response(m.type) and m.from_ not in self.raft.tracker.progress:
-            return
+        if is_response(m.type):
+            if m.from_ not in self.raft.tracker.progress:
+                return
+        elif m.from_ == self.raft.id:
+            raise MalformedMessage(f"{m.type.name} from {m.from_}, which is this node")
         self.raft.step(m)
 
     def campaign(self) -> None:
