@@ -22,7 +22,7 @@ def calls_a_round(batch: int, size: int) -> int:
         nonlocal count
         count += event == "call"
 
-    for _ in range(3):
+    for _ in range(2):  # and no further: no index crosses the width of a varint in the third
         leader.propose(Payloads(batch, bytes(batch * size), size))
         group.pump()
     count = 0
@@ -38,10 +38,8 @@ def calls_a_round(batch: int, size: int) -> int:
 
 def test_calls_do_not_depend_on_the_number_of_entries() -> None:
     one, few, some, many = (calls_a_round(batch, 256) for batch in (1, 16, 256, 4096))
-    assert few == some
-    assert abs(many - some) <= 40  # it crosses index 16384, where varints grow: two pieces instead of one
-    assert one <= some + 12
-    assert some < 400
+    assert few == some == many < 400
+    assert one <= some
 
 
 @pytest.mark.parametrize("batch", [1, 16, 256])
