@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import selectors
 import shutil
 import signal
@@ -33,15 +34,20 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def free_addresses(count: int) -> tuple[str, ...]:
-    """Loopback addresses whose ports nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Loopback addresses that nobody listens on now, below the ports that the system gives to outgoing connections: one of those may be
+    taken before a peer listens."""
     try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return tuple(f"127.0.0.1:{sock.getsockname()[1]}" for sock in sockets)
-    finally:
-        for sock in sockets:
-            sock.close()
+        above = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        above = 32768
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(10_000, max(above, 20_000))
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return tuple(f"127.0.0.1:{port}" for port in ports)
 
 
 class _Child:
