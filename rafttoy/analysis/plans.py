@@ -18,16 +18,17 @@ ROUNDS = 200
 """Measured, after a tenth as many to warm up: throughput to within about 1 %, p99 to within about 20 % (measured by
 `benchmarks/sweep_speed.py`)."""
 
-_ARRIVALS = 3000
-"""An open loop's throughput is the count of its arrivals: their square root is its noise."""
+_ARRIVALS = (1_000, 30_000)
+"""Of an open loop, at least and at most: its throughput is their count, whose square root is its noise; each is an event."""
+
+_SHORTEST_SECONDS = 0.05
 
 
 def brief(cell: Cell, plan: Plan, model: Model, rounds: int = ROUNDS) -> Plan:
     """`plan`, but ending after about so many rounds."""
-    if cell.rate:
-        served = ceiling(model, cell)
-        most = cell.rate * (plan.seconds + plan.warmup_seconds)  # one that cannot keep up would take its time over so many rounds
-        proposals = max(_ARRIVALS, int(min(rounds * served.batch, most)))
-    else:
-        proposals = rounds * cell.conc
-    return msgspec.structs.replace(plan, proposals=proposals)
+    if not cell.rate:
+        return msgspec.structs.replace(plan, proposals=rounds * cell.conc)
+    least, most = _ARRIVALS
+    arrivals = min(most, max(least, rounds * ceiling(model, cell).batch))
+    seconds = max(_SHORTEST_SECONDS, arrivals / cell.rate)
+    return msgspec.structs.replace(plan, proposals=0, seconds=seconds, warmup_seconds=seconds / 10 if plan.warmup_seconds else 0.0)
