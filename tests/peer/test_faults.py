@@ -23,6 +23,10 @@ from tests.pipeline.group import KINDS, MODEL, cell_of, complete
 MS = 1_000_000
 PLAN = Plan(seconds=0.06, warmup_seconds=0.0, connect_seconds=0.6)
 DURABLE = [kind for kind in KINDS if kind[1] != "mem"]
+FILE = ("split", "file", "mem")
+CASES = [(pipeline, FILE) for pipeline in PIPELINES]
+CASES += [(pipeline, kind) for pipeline in ("basic", "async-apply", "async-storage") for kind in DURABLE if kind != FILE]
+every_case = pytest.mark.parametrize(("pipeline", "kind"), CASES, ids=[f"{pipeline}-{'+'.join(kind)}" for pipeline, kind in CASES])
 
 
 class Group:
@@ -85,8 +89,7 @@ def inject(member: Member, **faults: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", ["fail_sync", "fail_write"])
-@pytest.mark.parametrize("kind", DURABLE, ids="+".join)
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@every_case
 def test_a_leader_whose_disk_fails_stops_and_acknowledges_nothing_more(pipeline: str, kind: tuple[str, str, str], fault: str) -> None:
     group = Group(cell_of(kind, pipeline=pipeline))
     group.when_loaded(lambda: inject(group.members[0], **{fault: 2}))
@@ -101,8 +104,7 @@ def test_a_leader_whose_disk_fails_stops_and_acknowledges_nothing_more(pipeline:
 
 
 @pytest.mark.parametrize("fault", ["fail_sync", "fail_write"])
-@pytest.mark.parametrize("kind", DURABLE, ids="+".join)
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@every_case
 def test_a_follower_whose_disk_fails_stops_and_the_run_goes_on(pipeline: str, kind: tuple[str, str, str], fault: str) -> None:
     group = Group(cell_of(kind, pipeline=pipeline))
     group.when_loaded(lambda: inject(group.members[2], **{fault: 2}))

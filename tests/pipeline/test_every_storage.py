@@ -28,8 +28,10 @@ async def ids_in_log(member: Member) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("nodes", [1, 3, 5])
-@pytest.mark.parametrize("kind", KINDS, ids="+".join)
+SIZES = [(kind, 3) for kind in KINDS] + [(kind, nodes) for kind in (("split", "file", "mem"), ("leveldb",) * 3) for nodes in (1, 5)]
+
+
+@pytest.mark.parametrize(("kind", "nodes"), SIZES, ids=[f"{'+'.join(kind)}-{nodes}" for kind, nodes in SIZES])
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_runs_and_is_verified(pipeline: str, kind: tuple[str, str, str], nodes: int) -> None:
     cell = cell_of(kind, pipeline=pipeline, nodes=nodes)
