@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rafttoy.errors import ConfigError, MalformedMessage
+from rafttoy.errors import ConfigError
 from rafttoy.raft import follower, leader
 from rafttoy.raft.confchange import ConfChange, ConfChangeType, ConfChangeV2
 from rafttoy.raft.config import Config
@@ -178,13 +178,10 @@ class RawNode:
         if is_local_target(m.from_):
             self.raft.step(m)
             return
-        check_message(m)
-        if is_response(m.type):
-            if m.from_ not in self.raft.tracker.progress:
-                return
-        elif m.from_ == self.raft.id:
-            raise MalformedMessage(f"{m.type.name} from {m.from_}, which is this node")
-        self.raft.step(m)
+        r = self.raft
+        check_message(m, r.id)
+        if not is_response(m.type) or m.from_ in r.tracker.progress:
+            r.step(m)
 
     def campaign(self) -> None:
         self.raft.step(Message(_M.HUP, from_=self.raft.id))
