@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from rafttoy.analysis.fits import Fit, fits_of, with_calibrated
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
@@ -27,12 +28,19 @@ from rafttoy.run import Measurement
 from rafttoy.sim.model import Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
 from rafttoy.worlds import cores, run_local, run_sim
 
-__all__ = ["quick_calibration", "training_cells"]
+__all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
 
 _CONCURRENCIES = (2, 24, 400)
 _TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
 _THREAD = ".thread"
 """Stages whose name ends so run beside the loop."""
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """A model, and how well each of its costs fits what it was made from."""
+
+    model: Model
+    fits: list[Fit]
 
 
 def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -61,6 +69,11 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
     """A model of this host, good enough to see what binds, in about 10 s: for the transports and storages of `cells`.
 
     Raises what the runs raise (RunError, StorageError)."""
+    return calibrate(cells, plan, progress, data_dir).model
+
+
+def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None) -> Calibration:
+    """The same, with the error of each fit."""
     progress("disk", 0.0)
     disk = probe_disk(data_dir)
     groups = training_cells(cells)
@@ -82,8 +95,9 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
         )
     progress("fitting", (1 + len(groups)) / (2 + len(groups)))
     model = fit(training, disk)
+    fits = fits_of(model, training)
     progress("done", 1.0)
-    return model
+    return Calibration(with_calibrated(model, training, fits), fits)
 
 
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:

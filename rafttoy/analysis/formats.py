@@ -197,7 +197,17 @@ def comparison_table(comparison: Comparison) -> Table:
     """One row a cell; of repeats the medians."""
     cells = [pair.cell for pair in comparison.pairs]
     columns, same = _columns(cells)
-    headings = ["measured ops/s", "predicted ops/s", "error", "p50 measured", "p50 predicted", "p99 measured", "p99 predicted", "binding"]
+    headings = [
+        "measured ops/s",
+        "predicted ops/s",
+        "error",
+        "ceiling",
+        "p50 measured",
+        "p50 predicted",
+        "p99 measured",
+        "p99 predicted",
+        "binding",
+    ]
     table = _table(cells, columns, headings, same)
     for pair in comparison.pairs:
         table.add_row(
@@ -205,6 +215,7 @@ def comparison_table(comparison: Comparison) -> Table:
             human_count(pair.measured.ops_per_s) + (f" ±{pair.spread_pct:.0f} %" if pair.repeats > 1 else ""),
             human_count(pair.predicted.ops_per_s),
             f"{pair.error_pct:+.1f} %",
+            human_count(pair.predicted.ceiling.ops_per_s) if pair.predicted.ceiling is not None else "",
             *(human_us(side.latency_us[name]) for name in ("p50", "p99") for side in (pair.measured, pair.predicted)),
             pair.binding,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from rafttoy.analysis.explain import simulate
+from rafttoy.analysis.plans import brief
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Result
@@ -24,24 +26,26 @@ _NINE_IN_TEN = 1.645  # standard errors either side of the middle of a normal di
 
 
 def prediction_interval(
-    cell: Cell, plan: Plan, model: Model, base: Result, run: Callable[[Cell, Plan, Model], Result]
+    result: Result, plan: Plan, model: Model, run: Callable[[Cell, Plan, Model], Result] = simulate
 ) -> dict[str, tuple[float, float]] | None:
-    """{`ops_per_s`, `p50_us`, `p99_us`: (low, high)}, within which nine of ten measurements lie if the fits' errors are what the model
-    says and nothing else is wrong with it. None if the model does not say.
+    """{`ops_per_s`, `p50_us`, `p99_us`: (low, high)} about a simulated `result`, within which nine of ten measurements lie if the fits'
+    errors are what the model says and nothing else is wrong with it. None if the model does not say.
 
-    First-order propagation: each part of the model is made dearer by its standard error, the relative effects on the prediction are
-    independent and add up as squares (JCGM 100, "Guide to the expression of uncertainty in measurement", §5.1). `plan` is that of
-    `base`: the same random numbers, so that the difference is that of the costs."""
+    First-order propagation: each part of the model is made dearer by its standard error; the relative effects on the prediction are
+    independent and add up as squares (JCGM 100, "Guide to the expression of uncertainty in measurement", §5.1). They are found by runs
+    as short as `rafttoy.analysis.plans.brief` makes them, which share their random numbers."""
     if model.calibrated is None or not model.calibrated.error_pct:
         return None
-    middle = _figures(base)
+    cell = result.cell()
+    short = brief(cell, plan, model)
+    middle = _figures(run(cell, short, model))
     squares = dict.fromkeys(middle, 0.0)
     for part, error_pct in model.calibrated.error_pct.items():
         dearer = apply_settings(model, [f"{key}=x{1 + error_pct / 100}" for key in _PARTS[part]])
-        for name, value in _figures(run(cell, plan, dearer)).items():
+        for name, value in _figures(run(cell, short, dearer)).items():
             squares[name] += (value / middle[name] - 1) ** 2
     out = {}
-    for name, value in middle.items():
+    for name, value in _figures(result).items():
         half = _NINE_IN_TEN * math.sqrt(squares[name])
         out[name] = (round(value / (1 + half), 1), round(value * (1 + half), 1))
     return out

@@ -38,7 +38,7 @@ Examples:
     metavar="FILE",
     help="Keep results here, a JSON line each; skip those that it has.",
 )
-@option("--workers", type=COUNT, metavar="N", help="Processes that simulate.  [default: one a core]")
+@option("--workers", type=COUNT, metavar="N", help="Processes that simulate; without it, one a core.")
 @option("--dask", metavar="ADDRESS", help="Run on the workers of this Dask cluster instead.")
 def command(
     request: Request, world: str, model: str, set: tuple[str, ...], into: Path | None, workers: int | None, dask: str | None

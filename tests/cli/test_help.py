@@ -37,6 +37,9 @@ def test_every_command_has_an_example_and_every_option_its_words(rafttoy: Raftto
     assert (done.status, done.err) == (0, "")
     assert f"\n    rafttoy {command}" in done.out or f"\n  rafttoy {command}" in done.out
     for parameter in get(command).params:
+        if isinstance(parameter, click.Argument):
+            assert parameter.make_metavar(click.Context(get(command))) in done.out
+            continue
         assert isinstance(parameter, click.Option)
         assert parameter.help, parameter
         assert parameter.help[-1] in ".…", parameter.help
@@ -59,7 +62,7 @@ def test_examples_in_help_are_well_formed(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_its_variable(command: str) -> None:
     for parameter in get(command).params:
-        if parameter.name != "help":
+        if parameter.name != "help" and not isinstance(parameter, click.Argument):
             assert isinstance(parameter, click.Option)
             flag = next(name for name in parameter.opts if name.startswith("--"))
             assert parameter.envvar == "RAFTTOY_" + flag[2:].upper().replace("-", "_")

@@ -1,0 +1,123 @@
+"""How well a model fits the runs that it was made from: what a prediction's interval is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from rafttoy.cell import Cell, Plan
+from rafttoy.member import PeerReport, StageTotals
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Calibrated, Linear, Model
+from rafttoy.worlds import run_sim
+
+__all__ = ["Fit", "fits_of", "with_calibrated"]
+
+Part = Literal["disk", "links", "stages", "kv"]
+Training = Sequence[tuple[Cell, Measurement]]
+
+_THREAD = ".thread"
+_CHECKED_ROUNDS = 100
+
+
+class Fit(msgspec.Struct, frozen=True):
+    """One cost beside what it was fitted to. `error_pct` is the root mean square of the relative errors, weighed by what was measured;
+    `samples` of them; `share_pct` of the CPU time of all training runs (0 for what is no CPU time)."""
+
+    part: Part
+    name: str
+    error_pct: float
+    samples: int
+    share_pct: float = 0.0
+
+
+def fits_of(model: Model, training: Training) -> list[Fit]:
+    """Of every stage, store and link the CPU time in the training runs, predicted from their counts; of the disk the time that a save
+    took, predicted by simulating the same cells."""
+    reports = [report for _, measurement in training for report in measurement.reports.values()]
+    total_ns = sum(report.total_ns for report in reports) or 1
+    fits = []
+    for name in sorted({name for report in reports for name in report.stages}):
+        cost, part = _cost_of(model, name)
+        if cost is not None:
+            stages = [report.stages[name] for report in reports if name in report.stages]
+            fits.append(_fit(part, name, [(_predicted_ns(cost, stage), stage.cpu_ns) for stage in stages], total_ns))
+    for transport in dict.fromkeys(cell.transport for cell, _ in training):
+        pairs = [_link_ns(model, transport, report) for cell, m in training if cell.transport == transport for report in m.reports.values()]
+        fits.append(_fit("links", transport, pairs, total_ns))
+    saves = list(_saves(model, training))
+    if saves:
+        fits.append(msgspec.structs.replace(_fit("disk", "save", saves, 1), share_pct=0.0))
+    return fits
+
+
+def with_calibrated(model: Model, training: Training, fits: Sequence[Fit]) -> Model:
+    """The model with its section `calibrated`: the ranges of its training cells, and the errors of its parts. Errors of the costs within a
+    part are taken as independent: they add up as squares."""
+    cells = [cell for cell, _ in training]
+    errors: dict[Part, float] = {}
+    for part in dict.fromkeys(fit.part for fit in fits):
+        own = [fit for fit in fits if fit.part == part]
+        weights = [fit.share_pct or 1e-3 for fit in own]
+        square = sum((weight * fit.error_pct) ** 2 for weight, fit in zip(weights, own, strict=True))
+        errors[part] = round(min(100.0, math.sqrt(square) / sum(weights)), 1)
+    conc, nbytes, nodes = ([getattr(cell, name) for cell in cells] for name in ("conc", "bytes", "nodes"))
+    return msgspec.structs.replace(
+        model,
+        calibrated=Calibrated(
+            conc=(min(conc), max(conc)),
+            bytes=(min(nbytes), max(nbytes)),
+            nodes=(min(nodes), max(nodes)),
+            transports=list(dict.fromkeys(cell.transport for cell in cells)),
+            storages=list(dict.fromkeys(cell.storage_name() for cell in cells)),
+            error_pct=errors,
+        ),
+    )
+
+
+def _cost_of(model: Model, stage: str) -> tuple[Linear | None, Part]:
+    """The cost that a recorded stage is charged; None for one that the model lacks."""
+    if stage.startswith("kv."):
+        store = model.software.kv.get(stage.removeprefix("kv.").removesuffix(_THREAD))
+        return (store.write if store is not None else None), "kv"
+    return model.software.stages.get(stage), "stages"
+
+
+def _predicted_ns(cost: Linear, stage: StageTotals) -> float:
+    return 1e3 * (cost.fixed_us * stage.count + cost.entry_us * stage.entries) + cost.byte_ns * stage.nbytes
+
+
+def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, float]:
+    """(predicted, measured) CPU time of one peer beside its stages: its packets' work on the loop and off it."""
+    link, counters = model.hardware.links[transport], report.counters
+    sent, received = counters.get("packets_sent", 0), counters.get("packets_received", 0)
+    sent_bytes, received_bytes = counters.get("bytes_sent", 0), counters.get("bytes_received", 0)
+    predicted = _packets_ns(link.send, sent, sent_bytes) + _packets_ns(link.receive, received, received_bytes)
+    predicted += _packets_ns(link.background, sent + received, sent_bytes + received_bytes)
+    staged = sum(stage.cpu_ns for stage in report.stages.values())
+    return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
+
+
+def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:
+    return 1e3 * (work.fixed_us + work.entry_us) * packets + work.byte_ns * nbytes
+
+
+def _saves(model: Model, training: Training) -> Iterable[tuple[float, float]]:
+    """(predicted, measured) mean time of a save of the leader, of each training cell that waits for a disk."""
+    for cell, measured in training:
+        leader = next(iter(measured.reports.values()))
+        if leader.counters.get("wal_syncs", 0):
+            predicted = run_sim(cell, Plan(proposals=_CHECKED_ROUNDS * cell.conc), model)
+            times = [m.reports[leader.id].metrics["append_latency_us"]["mean"] for m in (predicted, measured)]
+            yield times[0], times[1]
+
+
+def _fit(part: Part, name: str, pairs: Sequence[tuple[float, float]], total_ns: float) -> Fit:
+    """`pairs` are (predicted, measured)."""
+    known = [(predicted, measured) for predicted, measured in pairs if measured > 0]
+    weight = sum(measured for _, measured in known)
+    square = sum(measured * (predicted / measured - 1) ** 2 for predicted, measured in known) / weight if weight else 0.0
+    return Fit(part, name, round(100 * math.sqrt(square), 1), len(known), round(100 * weight / total_ns, 1))

@@ -1,0 +1,77 @@
+"""`rafttoy calibrate`: a model of this host."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import click
+import msgspec
+from rich import box
+from rich.table import Table
+
+from rafttoy.analysis.calibrate import Calibration, calibrate
+from rafttoy.analysis.models import dump_model
+from rafttoy.cell import Cell
+from rafttoy.cli.config import rank
+from rafttoy.cli.console import note, print_table, progress
+from rafttoy.cli.options import Request, grid_options, option
+from rafttoy.sim.model import load_model
+from rafttoy.worlds import TRANSPORTS
+
+_STORAGES = (("split", "file", "leveldb"), ("split", "mem", "mem"), ("leveldb", "leveldb", "leveldb"))
+"""What a model is calibrated for unless flags say: a log in files, none at all, and one store for both."""
+
+
+@click.command(
+    short_help="Measure this host, and write a model of it.",
+    epilog="""\b
+Examples:
+  rafttoy calibrate
+  rafttoy calibrate --data-dir /mnt/data1 --transport tcp --wal file,etcd --engine mem,leveldb --into lab.toml""",
+)
+@grid_options("table", "json")
+@option("--into", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The model's file; without it models/HOST.toml.")
+def command(request: Request, into: Path | None) -> None:
+    """Run training cells on this host, fit what every step costs, and write the model file that sim, compare, explain and sweep take.
+
+    The flags say what it is for: it is fitted for their transports, storages and sizes, and never on one of their cells, so that
+    these can judge it. Without flags: every transport, and the storages file+leveldb, mem+mem and leveldb.
+    The table shows each fit with its error: the root mean square over the training runs, in percent of what was measured.
+    """
+    cells = _wanted(request)
+    into = into if into is not None else Path("models") / f"{platform.node()}.toml"
+    note(f"seed {request.plan.seed}")
+    with progress("calibrating") as moving:
+        made = calibrate(cells, request.plan, moving, request.data_dir)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    into.write_text(dump_model(made.model), encoding="utf-8")
+    load_model(into)  # what is written is what can be read
+    if request.output == "json":
+        click.echo(msgspec.json.encode({"model": str(into), "fits": made.fits, "calibrated": made.model.calibrated}))
+    else:
+        print_table(_fits(made))
+    note(f"wrote {into}")
+
+
+def _wanted(request: Request) -> list[Cell]:
+    """The cells of the flags; of what they leave open, all that a model is calibrated for."""
+    ctx = click.get_current_context()
+    cells = request.cells
+    if not rank(ctx, "transport"):
+        cells = [msgspec.structs.replace(cell, transport=name) for name in TRANSPORTS for cell in cells]
+    if not any(rank(ctx, name) for name in ("wal", "engine", "storage")):
+        cells = [
+            msgspec.structs.replace(cell, storage=storage, wal=wal, engine=engine) for storage, wal, engine in _STORAGES for cell in cells
+        ]
+    return list(dict.fromkeys(cells))
+
+
+def _fits(made: Calibration) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("of", "cost", "error", "runs", "CPU time"):
+        table.add_column(heading, justify="left" if heading in ("of", "cost") else "right", no_wrap=True)
+    for fit in sorted(made.fits, key=lambda fit: (fit.part, -fit.share_pct)):
+        share = f"{fit.share_pct:.1f} %" if fit.share_pct else ""
+        table.add_row(fit.part, fit.name, f"{fit.error_pct:.1f} %", str(fit.samples), share)
+    return table
