@@ -26,7 +26,7 @@ from rafttoy.raft.confchange import ConfChange, ConfChangeType, ConfChangeV2
 from rafttoy.raft.config import Config
 from rafttoy.raft.core import Raft
 from rafttoy.raft.entries import EntryBatch, EntryType, Payloads
-from rafttoy.raft.errors import ProposalDropped
+from rafttoy.raft.errors import ProposalDropped, StepLocalMessage
 from rafttoy.raft.messages import Message, MessageType, is_local_target, is_response
 from rafttoy.raft.progress import Progress
 from rafttoy.raft.runs import total_payload, total_size
@@ -174,11 +174,14 @@ class RawNode:
     def step(self, m: Message) -> None:
         """A message from another node, from a storage thread, or of this node to itself. Answers from who is no member are dropped.
         Raises MalformedMessage (nothing was changed, but that a later term was taken over) for what no correct peer sends, and
-        ProposalDropped for a proposal that another node handed on."""
-        if is_local_target(m.from_):
-            self.raft.step(m)
-            return
+        ProposalDropped for a proposal that another node handed on. A transport lets nothing through that claims to come from a
+        storage thread: this cannot be told here."""
         r = self.raft
+        if is_local_target(m.from_):
+            if not self._async or m.type not in (_M.STORAGE_APPEND_RESP, _M.STORAGE_APPLY_RESP):
+                raise StepLocalMessage(f"{m.type!r} is no answer of a storage thread")
+            r.step(m)
+            return
         check_message(m, r.id)
         if not is_response(m.type) or m.from_ in r.tracker.progress:
             r.step(m)

@@ -183,5 +183,7 @@ def test_answers_of_storage_threads_are_taken_from_them_only() -> None:
         node.step(attest)
     assert node.raft.log.unstable.offset == offset
     attest.from_ = LOCAL_APPEND_THREAD
+    with pytest.raises(StepLocalMessage):
+        node.step(Message(MessageType.HUP, 1, LOCAL_APPEND_THREAD))
     node.step(attest)
     assert node.raft.log.unstable.offset == node.last_index + 1
