@@ -1,0 +1,366 @@
+"""The write-ahead log by itself: batch x bytes, on real disks or on the model's, with the raw device beside it.
+
+`depth` saves are under way at a time, each of one batch: with 1, a caller who waits for every save; with 2 (the default), one that
+prepares the next while the disk works, as pipelines that do not wait for the disk do. The raw device writes and syncs blocks of the
+size that a batch has, from one thread, over prewritten space, with none of our code: the ceiling. Both are measured in turns, so that
+a device that changes its mind does so to both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import msgspec
+import numpy as np
+import simpy
+
+from rafttoy.errors import RafttoyError
+from rafttoy.ports import Ports
+from rafttoy.proposal import PayloadMaker
+from rafttoy.raft.entries import EntryBatch, EntryType
+from rafttoy.randomness import SeededRandomness
+from rafttoy.real.device import RawDevice
+from rafttoy.real.files import RealFiles, device_bytes
+from rafttoy.real.kv import RealKvStores
+from rafttoy.real.node import start_loop
+from rafttoy.real.runtime import RealClock, RealCpu, RealTasks
+from rafttoy.sim.disk import SimDisk
+from rafttoy.sim.files import SimFiles
+from rafttoy.sim.kv import SimKvStores
+from rafttoy.sim.model import Model
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.storage import Storage, make_storage, parse_wal
+
+__all__ = ["BATCHES", "BYTES", "RealBench", "SimBench", "WalCell", "WalResult", "gobench_line", "run_wal_bench"]
+
+BATCHES = (1, 4, 16, 64, 256, 1024)
+BYTES = (1, 16, 256, 4096, 32768)
+
+_ROUNDS = 8
+_BLOCK = 4096
+_OVERHEAD_BYTES = 128  # of a group of one batch
+_MOST_BYTES = 256 << 20  # of one slice: a model's disk may be fast, and a real one small
+_FEWEST = 8
+
+
+class WalCell(msgspec.Struct, frozen=True):
+    wal: str
+    batch: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.wal} batch={self.batch} bytes={self.bytes}"
+
+
+class WalResult(msgspec.Struct, frozen=True):
+    """Of one cell. Times in µs; `of_raw` is the log's rate over the raw device's (1.0: as fast as synced writes of that size can be), the
+    median of the turns.
+
+    save_us   of one save, from call to durable: p50 and p99
+    batch_us  elapsed time over batches saved
+    device_bytes_per_byte  what the device wrote for each byte of payload (real disks that count; else what the log handed over)"""
+
+    world: str
+    wal: str
+    batch: int
+    bytes: int
+    depth: int
+    sync: str
+    batches: int
+    seconds: float
+    batch_us: float
+    save_us: dict[str, float]
+    ops_per_s: float
+    mb_per_s: float
+    raw_us: float
+    of_raw: float
+    syncs: int
+    device_bytes_per_byte: float
+
+
+class Bench(Protocol):
+    """A world to measure in. `run` runs a coroutine function with the ports of a new, empty directory, which goes afterwards."""
+
+    name: str
+    content: bool
+    sync: str
+
+    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult: ...
+
+    def raw(self, size: int, seconds: float) -> list[int]:
+        """Durations of synced writes, in ns."""
+
+    def device_bytes(self) -> int:
+        """Written to the device so far; 0 where it does not count."""
+
+
+class RealBench:
+    """Below `directory`, which must exist (default: the system's temporary one). A context manager."""
+
+    name = "real"
+    content = True
+
+    def __init__(self, directory: Path | None, sync: str = "fdatasync") -> None:
+        self.sync = sync
+        self._directory = directory
+        self._root: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._root = tempfile.TemporaryDirectory(prefix="rafttoy-wal-", dir=self._directory)
+        self._device = RawDevice(Path(self._root.name), sync=self.sync).__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._device.__exit__()
+        assert self._root is not None
+        self._root.cleanup()
+
+    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult:
+        outcome: list[WalResult] = []
+
+        async def measure(root: Path) -> None:
+            ports = _RealPorts(root, self.sync)
+            try:
+                outcome.append(await main(ports))
+            finally:
+                ports.tasks.cancel_all()
+                await ports.files.close()
+
+        assert self._root is not None
+        with tempfile.TemporaryDirectory(dir=self._root.name) as root:
+            start_loop(measure(Path(root)))
+        return outcome[0]
+
+    def raw(self, size: int, seconds: float) -> list[int]:
+        return self._device.measure(size, seconds, least=_FEWEST)
+
+    def device_bytes(self) -> int:
+        assert self._root is not None
+        return device_bytes(Path(self._root.name))
+
+
+class _RealPorts:
+    links: Any = None  # a log alone talks to nobody
+
+    def __init__(self, root: Path, sync: str) -> None:
+        self.clock = RealClock()
+        self.tasks = RealTasks(asyncio.get_running_loop())
+        self.cpu = RealCpu()
+        self.files = RealFiles(root, self.tasks, sync)
+        self.kv = RealKvStores(root, self.tasks, self.cpu)
+        self.random = SeededRandomness(1, 1)
+
+
+class SimBench:
+    """On the model's disk."""
+
+    name = "sim"
+    content = False
+
+    def __init__(self, model: Model, sync: str = "fdatasync", seed: int = 1) -> None:
+        self.sync = sync
+        self._model = model
+        self._seed = seed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _disk(self, env: simpy.Environment) -> tuple[SimHost, SimDisk]:
+        hardware = self._model.hardware
+        host = SimHost(env, hardware.cores)
+        return host, SimDisk(env, host, hardware.disk, SeededRandomness(self._seed, 0).stream("disk"))
+
+    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult:
+        env = simpy.Environment(initial_time=0)
+        ports = _SimPorts(*self._disk(env), self._model, self.sync)
+        outcome: list[WalResult | RafttoyError] = []
+
+        async def guarded() -> None:
+            try:
+                outcome.append(await main(ports))
+            except RafttoyError as error:  # SimPy would rebuild it
+                outcome.append(error)
+
+        env.run(until=env.process(guarded()))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
+        if isinstance(outcome[0], RafttoyError):
+            raise outcome[0]
+        return outcome[0]
+
+    def raw(self, size: int, seconds: float) -> list[int]:
+        env = simpy.Environment(initial_time=0)
+        _, disk = self._disk(env)
+        durations: list[int] = []
+        now_ns = 0
+        while now_ns < seconds * 1e9 or len(durations) < _FEWEST:
+            end_ns = disk.synced_write(now_ns, size, grows=False) if self.sync != "none" else disk.write(now_ns, size)
+            durations.append(end_ns - now_ns)
+            env.run(until=end_ns)
+            now_ns = end_ns
+        return durations
+
+    def device_bytes(self) -> int:
+        return 0
+
+
+class _SimPorts:
+    links: Any = None
+
+    def __init__(self, host: SimHost, disk: SimDisk, model: Model, sync: str) -> None:
+        loop = Loop(host)
+        self.clock = SimClock(loop)
+        self.tasks = SimTasks(loop)
+        self.cpu = SimCpu(loop, model)
+        self.files = SimFiles(loop, disk, None, sync)
+        self.kv = SimKvStores(loop, disk, model.software.kv, self.cpu, self.files.store, None, sync)
+        self.random = SeededRandomness(1, 1)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------------------
+
+
+class _Saver:
+    """Keeps `depth` saves under way, in log order."""
+
+    def __init__(self, ports: Ports, storage: Storage, cell: WalCell, depth: int, *, content: bool) -> None:
+        self._ports = ports
+        self._storage = storage
+        self._depth = depth
+        self._batches = _batches(cell, content=content)
+        self._until_ns = self._left = self._running = 0
+        self.durations: list[int] = []
+        self.payload_bytes = 0
+
+    async def slice(self, seconds: float, most: int) -> int:
+        """Saves for `seconds`, or `most` batches; the time that took, in ns."""
+        clock, tasks = self._ports.clock, self._ports.tasks
+        begin_ns = clock.now_ns()
+        self._until_ns, self._left = begin_ns + int(seconds * 1e9), most
+        ended = tasks.future()
+        self._running = self._depth
+
+        async def worker() -> None:
+            try:
+                await self._work()
+            finally:
+                self._running -= 1
+                if not self._running and not ended.done():
+                    ended.set_result(None)
+
+        for i in range(self._depth - 1):
+            tasks.spawn(worker(), f"saver {i}")
+        await worker()
+        await ended
+        return clock.now_ns() - begin_ns
+
+    async def _work(self) -> None:
+        clock, save = self._ports.clock, self._storage.save
+        fewest = _FEWEST
+        while self._left > 0 and (clock.now_ns() < self._until_ns or fewest > 0):
+            self._left -= 1
+            fewest -= 1
+            entries = next(self._batches)
+            self.payload_bytes += entries.payload_bytes
+            begin_ns = clock.now_ns()
+            await save([entries], None, sync=True)
+            self.durations.append(clock.now_ns() - begin_ns)
+
+
+def _batches(cell: WalCell, *, content: bool) -> Iterator[EntryBatch]:
+    """The log of a run, made ahead a little: encoding proposals is not the log's work."""
+    maker = PayloadMaker(np.random.default_rng(1), cell.bytes, content=content)
+    payloads = maker.make(cell.batch)
+    first = 1
+    while True:
+        yield EntryBatch.encode(first, 1, EntryType.NORMAL, payloads)
+        first += cell.batch
+
+
+async def _measure(bench: Bench, cell: WalCell, depth: int, seconds: float, ports: Ports) -> WalResult:
+    """Slices of the log and of the raw device, in turns."""
+    parse_wal(cell.wal)
+    storage = make_storage(ports, storage="split", wal=cell.wal, engine="mem", sync=bench.sync, cache_bytes=64 << 20)
+    await storage.open()
+    saver = _Saver(ports, storage, cell, depth, content=bench.content)
+    encoded = next(_batches(cell, content=False)).size
+    size = math.ceil((encoded + _OVERHEAD_BYTES) / _BLOCK) * _BLOCK
+    most = max(_FEWEST * depth, _MOST_BYTES // _ROUNDS // size)
+    await saver.slice(0, _FEWEST * depth)  # warm: the first writes touch pages for the first time
+    saver.durations.clear()
+    saver.payload_bytes = 0
+    syncs = -storage.counters()["wal_syncs"]
+    handed = -storage.counters()["wal_bytes"]
+    raw: list[int] = []
+    shares: list[float] = []
+    elapsed_ns = written = 0
+    for _ in range(_ROUNDS):
+        before, count = bench.device_bytes(), len(saver.durations)
+        slice_ns = await saver.slice(seconds / _ROUNDS, most)
+        elapsed_ns += slice_ns
+        written += bench.device_bytes() - before
+        alone = bench.raw(size, seconds / _ROUNDS / 2)
+        shares.append(sum(alone) / len(alone) / slice_ns * (len(saver.durations) - count))
+        raw += alone
+    counters = storage.counters()
+    await storage.close()
+    count = len(saver.durations)
+    batch_ns, raw_ns = elapsed_ns / count, sum(raw) / len(raw)
+    p50, p99 = np.percentile(saver.durations, (50, 99)) / 1e3
+    return WalResult(
+        world=bench.name,
+        wal=cell.wal,
+        batch=cell.batch,
+        bytes=cell.bytes,
+        depth=depth,
+        sync=bench.sync,
+        batches=count,
+        seconds=round(elapsed_ns / 1e9, 3),
+        batch_us=round(batch_ns / 1e3, 2),
+        save_us={"p50": round(float(p50), 2), "p99": round(float(p99), 2)},
+        ops_per_s=round(cell.batch / batch_ns * 1e9, 1),
+        mb_per_s=round(cell.batch * cell.bytes / batch_ns * 1e3, 3),
+        raw_us=round(raw_ns / 1e3, 2),
+        of_raw=round(statistics.median(shares), 3),
+        syncs=syncs + counters["wal_syncs"],
+        device_bytes_per_byte=round((written or handed + counters["wal_bytes"]) / saver.payload_bytes, 3),
+    )
+
+
+def run_wal_bench(
+    bench: Bench,
+    wals: Sequence[str],
+    batches: Sequence[int] = BATCHES,
+    sizes: Sequence[int] = BYTES,
+    *,
+    depth: int = 2,
+    seconds: float = 1.0,
+    on_result: Callable[[WalResult], None] = lambda result: None,
+) -> list[WalResult]:
+    """Every log x batch x bytes, `seconds` each. Raises ConfigError for an unknown log, StorageError."""
+    for wal in wals:
+        parse_wal(wal)
+    out = []
+    for wal in wals:
+        for batch in batches:
+            for size in sizes:
+                cell = WalCell(wal, batch, size)
+                result = bench.run(partial(_measure, bench, cell, depth, seconds))
+                on_result(result)
+                out.append(result)
+    return out
+
+
+def gobench_line(result: WalResult, cores: int) -> str:
+    """As the original's wal_bench_test names its runs: `ns/op` is the time of one batch."""
+    name = f"BenchmarkWal/wal={result.wal}/batch={result.batch}/bytes={result.bytes}-{cores}"
+    rate = result.batch * result.bytes / result.batch_us
+    return "\t".join([name, f"{result.batches:8d}", f"{result.batch_us * 1e3:10.0f} ns/op", f"{rate:8.2f} MB/s"])
