@@ -105,6 +105,7 @@ _encode_control = msgspec.json.Encoder().encode
 _decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
 
 _RESEND_NS = 200_000_000
+_CAMPAIGN_NS = (250_000_000, 4_000_000_000)
 
 
 def _check(cell: Cell) -> None:
@@ -163,6 +164,8 @@ class Member:
         self._begun: list[tuple[tuple[Epoch, Cell, Plan], Any]] = []
         self.on_acknowledged: Callable[[AcknowledgedRun], None] | None = None
         """Told of every run of proposals as it is acknowledged, before the client is."""
+        self._campaign_at_ns = 0
+        self._campaign_wait_ns = _CAMPAIGN_NS[0]
         self._usage0 = (0, 0)
         self._counters0: dict[str, int] = {}
         self._stopped = False
@@ -253,6 +256,7 @@ class Member:
         resumed = epoch == self.epoch
         self.epoch, self.cell, self.plan = epoch, cell, plan
         self.lost = {}
+        self._campaign_at_ns, self._campaign_wait_ns = 0, _CAMPAIGN_NS[0]
         storage = await (self._reopened(cell, plan) if resumed else self._emptied(cell, plan))
         self.metrics = Metrics()
         recovered = await storage.open()
@@ -489,7 +493,6 @@ class Member:
     async def _win(self, peer: Peer, deadline_ns: int, given_up: Callable[[], bool]) -> None:
         """Campaigns until this member leads and everyone's log matches its own."""
         clock = self.ports.clock
-        campaigned_ns = 0
         while True:
             now_ns = clock.now_ns()
             if given_up():
@@ -500,10 +503,20 @@ class Member:
                 last = peer.storage.log.last_index()
                 if peer.applied >= len(self.ids) and all(progress.match == last for _, progress in peer.node.progresses()):
                     return
-            elif peer.applied >= len(self.ids) and now_ns - campaigned_ns > 250_000_000:  # the bootstrap entries are applied
-                peer.campaign()
-                campaigned_ns = now_ns
+            elif peer.applied >= len(self.ids):  # the bootstrap entries
+                self.seek_leadership(peer)
             await clock.sleep_ns(1_000_000)
+
+    def seek_leadership(self, peer: Peer) -> None:
+        """Campaigns if it is time to: soon at first, then ever more seldom, since a new round takes the votes of the last one away from
+        members whose disks are slow."""
+        now_ns = self.ports.clock.now_ns()
+        if peer.is_leader:
+            self._campaign_wait_ns = _CAMPAIGN_NS[0]
+        elif now_ns >= self._campaign_at_ns:
+            peer.campaign()
+            self._campaign_at_ns = now_ns + self._campaign_wait_ns
+            self._campaign_wait_ns = min(2 * self._campaign_wait_ns, _CAMPAIGN_NS[1])
 
     async def mark_all(self) -> None:
         """Opens the measured window everywhere, without waiting for the others' answers."""

@@ -20,7 +20,7 @@ from rafttoy.workload import ClosedLoop, OpenLoop, make_load
 __all__ = ["Measurement", "run_cell"]
 
 _WATCH_NS = 20_000_000
-_CAUGHT_UP_SECONDS = 10.0
+_STUCK_NS = 10_000_000_000
 
 
 class Measurement(msgspec.Struct, kw_only=True):
@@ -77,7 +77,7 @@ async def run_cell(
         warnings.append(f"{load.losses} proposals failed: the leadership was lost on the way")
     verified = None
     if plan.verify:
-        await _drain(member, load)
+        await _drain(member, peer, load)
         await _verify(member, peer, cell, peer.tracker.acknowledged_runs)
         verified = True
     seconds = max(1, load.ended_ns - load.started_ns) / 1e9 if load.started_ns else 0.0
@@ -113,7 +113,6 @@ async def _watch(
     clock = member.ports.clock
     begin_ns = clock.now_ns()
     whole_ns = int((plan.warmup_seconds + plan.seconds) * 1e9)
-    campaigned_ns = 0
     while not load.ended_ns:
         await clock.sleep_ns(_WATCH_NS)
         now_ns = clock.now_ns()
@@ -129,18 +128,17 @@ async def _watch(
         if silent_ns > int(plan.connect_seconds * 1e9) and load.outstanding:
             lost = ", ".join(map(str, sorted(member.lost))) or "none lost"
             raise RunError(f"nothing was acknowledged for {plan.connect_seconds:g} s: no quorum (connections lost: {lost})")
-        if not peer.is_leader and now_ns - campaigned_ns > 250_000_000:
-            peer.campaign()
-            campaigned_ns = now_ns
-        elif peer.is_leader:
+        member.seek_leadership(peer)
+        if peer.is_leader:
             load.retry()
         progress(load.ops / plan.proposals if plan.proposals else (now_ns - begin_ns) / whole_ns)
 
 
-async def _drain(member: Member, load: ClosedLoop | OpenLoop) -> None:
+async def _drain(member: Member, peer: Peer, load: ClosedLoop | OpenLoop) -> None:
     clock = member.ports.clock
-    deadline_ns = clock.now_ns() + int(_CAUGHT_UP_SECONDS * 1e9)
+    deadline_ns = clock.now_ns() + _STUCK_NS
     while not load.drained() and clock.now_ns() < deadline_ns and member.failure is None:
+        member.seek_leadership(peer)
         await clock.sleep_ns(_WATCH_NS)
 
 
@@ -148,16 +146,19 @@ async def _verify(member: Member, peer: Peer, cell: Cell, acknowledged: Sequence
     """Every peer holds the same committed log and the same engine content, and every acknowledged proposal is in them.
 
     Raises CheckFailed saying which peer differs and how."""
-    last = peer.storage.log.last_index()
     clock = member.ports.clock
-    deadline_ns = clock.now_ns() + int(_CAUGHT_UP_SECONDS * 1e9)
+    deadline_ns, seen = clock.now_ns() + _STUCK_NS, -1
     while True:
+        member.seek_leadership(peer)
+        last = peer.storage.log.last_index()
         reports = await member.report_all(digests=False, samples=False)
         behind = [id for id, report in reports.items() if not report.log_digest.startswith(f"{last}/")]
         if not behind and len(reports) > len(member.ids) // 2:
             break  # a peer that is gone cannot be compared; the quorum that stands can
+        if (progress := last + sum(report.applied for report in reports.values())) != seen:
+            deadline_ns, seen = clock.now_ns() + _STUCK_NS, progress
         if clock.now_ns() > deadline_ns:
-            raise CheckFailed(f"verify: peers {behind} have not committed index {last} after {_CAUGHT_UP_SECONDS:g} s")
+            raise CheckFailed(f"verify: peers {behind} have not committed index {last}, and nothing moved for {_STUCK_NS // 10**9} s")
         await clock.sleep_ns(_WATCH_NS)
     reports = await member.report_all(digests=True, samples=False, seconds=60.0)
     own = reports[member.id]
