@@ -42,8 +42,6 @@ __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_append
 _APP = MessageType.APP
 _APP_RESP = MessageType.APP_RESP
 _NORMAL = EntryType.NORMAL
-_FLUSH_BYTES = 4096
-"""Entries of so many bytes leave at once; less waits for what follows before the peer waits for anything (one write, one wake-up)."""
 
 
 _PACKET_BYTES = 16 << 20
@@ -187,8 +185,6 @@ class Peer:
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._outbox: dict[int, list[Message]] = {}
-        self._outbox_bytes = 0
-        self._outbox_awaited = False
         self._unreachable: list[int] = []
         self._ticks = 0
         self._campaign = False
@@ -316,8 +312,6 @@ class Peer:
             self.digest = None  # what came before is not known entry by entry
 
     async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool) -> None:
-        if must_sync and self.storage.durable:
-            await self.flush()
         if not entries:
             await self.storage.save(entries, hard_state, sync=must_sync)
             return
@@ -327,37 +321,35 @@ class Peer:
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Hands messages to the links: at once where they carry much, else with what follows before this peer waits for anything.
-
-        Nobody waits for an append without entries: what it tells, the next one tells as well, and takes its place."""
-        outbox = self._outbox
+        """Hands messages to the links: at once, but for appends without entries. Nobody waits for those: what they tell, the next
+        append tells as well, and takes their place, or they leave before this peer waits."""
+        outbox, awaited = self._outbox, False
         for given in messages:
             message = given
-            for batch in given.entries:
-                self._outbox_bytes += batch.size
-                if batch.frames is None and message is given:
-                    message = await self._resident(given)
-            if message.entries or message.type is not _APP:
-                self._outbox_awaited = True
+            if message.type is not _APP or message.entries:
+                awaited = True
+                for batch in given.entries:
+                    if batch.frames is None:
+                        message = await self._resident(given)
+                        break
             if message.to in outbox:
                 outbox[message.to].append(message)
             else:
                 outbox[message.to] = [message]
-        if self._outbox_bytes >= _FLUSH_BYTES:
+        if awaited:
             await self.flush()
 
     async def flush(self) -> None:
-        """One packet to each destination that messages wait for, or a few where they carry much. Called before anything that may wait."""
+        """One packet to each destination that messages wait for, or a few where they carry much."""
         outbox = self._outbox
         if not outbox:
             return
-        entries_bytes = self._outbox_bytes
-        self._outbox, self._outbox_bytes, self._outbox_awaited = {}, 0, False
+        self._outbox = {}
         mark = self._sending.start()
         nbytes = 0
         for destination, waiting in outbox.items():
             messages = _without_stale(waiting) if len(waiting) > 1 else waiting
-            for group in [messages] if entries_bytes <= _PACKET_BYTES else _in_packets(messages):
+            for group in [messages] if sum(batch.size for m in messages for batch in m.entries) <= _PACKET_BYTES else _in_packets(messages):
                 packet = encode(self.epoch, group, by_reference=self._by_reference)
                 nbytes += packet.size
                 self._links.stream(destination).send(packet)
@@ -369,7 +361,6 @@ class Peer:
             return
         begin_ns = self._clock.now_ns()
         if any(batch.frames is None for batch in committed):
-            await self.flush()
             committed = await self.storage.load(committed)
         if self.digest is not None:
             self.digest.add(committed)
@@ -424,7 +415,6 @@ class Peer:
                 remote.append(message)
         if remote:
             await self.send(remote)
-            await self.flush()
 
     # --- inside ---
 
@@ -509,8 +499,6 @@ class Peer:
 
     async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
-            if self._outbox_awaited and (len(batches) > 1 or batches[0].size > _FLUSH_BYTES):
-                await self.flush()
             await self.storage.apply(batches)
 
     async def _apply_conf_change(self, batch: EntryBatch) -> None:
