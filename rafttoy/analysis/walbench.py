@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,10 +38,12 @@ from rafttoy.sim.model import Model
 from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
 from rafttoy.storage import Storage, make_storage, parse_wal
 
-__all__ = ["BATCHES", "BYTES", "RealBench", "SimBench", "WalCell", "WalResult", "gobench_line", "run_wal_bench"]
+__all__ = ["BATCHES", "BYTES", "RealBench", "SimBench", "WalCell", "WalResult", "gobench_line", "run_wal_bench", "save_batches"]
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 BYTES = (1, 16, 256, 4096, 32768)
+
+T = TypeVar("T")
 
 _ROUNDS = 8
 _BLOCK = 4096
@@ -92,7 +94,7 @@ class Bench(Protocol):
     content: bool
     sync: str
 
-    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult: ...
+    def run(self, main: Callable[[Ports], Awaitable[T]]) -> T: ...
 
     def raw(self, size: int, seconds: float) -> list[int]:
         """Durations of synced writes, in ns."""
@@ -122,8 +124,8 @@ class RealBench:
         assert self._root is not None
         self._root.cleanup()
 
-    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult:
-        outcome: list[WalResult] = []
+    def run(self, main: Callable[[Ports], Awaitable[T]]) -> T:
+        outcome: list[T] = []
 
         async def measure(root: Path) -> None:
             ports = _RealPorts(root, self.sync)
@@ -180,20 +182,21 @@ class SimBench:
         host = SimHost(env, hardware.cores)
         return host, SimDisk(env, host, hardware.disk, SeededRandomness(self._seed, 0).stream("disk"))
 
-    def run(self, main: Callable[[Ports], Awaitable[WalResult]]) -> WalResult:
+    def run(self, main: Callable[[Ports], Awaitable[T]]) -> T:
         env = simpy.Environment(initial_time=0)
         ports = _SimPorts(*self._disk(env), self._model, self.sync)
-        outcome: list[WalResult | RafttoyError] = []
+        outcome: list[T] = []
+        failures: list[RafttoyError] = []
 
         async def guarded() -> None:
             try:
                 outcome.append(await main(ports))
             except RafttoyError as error:  # SimPy would rebuild it
-                outcome.append(error)
+                failures.append(error)
 
         env.run(until=env.process(guarded()))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
-        if isinstance(outcome[0], RafttoyError):
-            raise outcome[0]
+        if failures:
+            raise failures[0]
         return outcome[0]
 
     def raw(self, size: int, seconds: float) -> list[int]:
@@ -333,6 +336,19 @@ async def _measure(bench: Bench, cell: WalCell, depth: int, seconds: float, port
         syncs=syncs + counters["wal_syncs"],
         device_bytes_per_byte=round((written or handed + counters["wal_bytes"]) / saver.payload_bytes, 3),
     )
+
+
+def save_batches(bench: RealBench, cell: WalCell, depth: int, count: int) -> float:
+    """Elapsed time over `count` batches, in µs: of a new log, from its first save on."""
+
+    async def measure(ports: Ports) -> float:
+        storage = make_storage(ports, storage="split", wal=cell.wal, engine="mem", sync=bench.sync)
+        await storage.open()
+        elapsed_ns = await _Saver(ports, storage, cell, depth, content=True).slice(1e9, count)
+        await storage.close()
+        return elapsed_ns / count / 1e3
+
+    return bench.run(measure)
 
 
 def run_wal_bench(

@@ -137,11 +137,11 @@ class FileWal:
         self.durable_number = self.number - 1
         if tail is None or found.torn:
             await self._switch()
-        elif self._next is None:
-            self._prepare_ahead()
         if found.torn:
             await self.write([Save((), None)], sync=True)  # from now on, the log is known to go on there
         await self._recycle(found.leftover)
+        if self._next is None:
+            await self._prepare()  # here, not beside the first saves
 
     async def _set_aside(self, tail: Segment, torn: int, notes: list[str]) -> None:
         """Keeps a copy of a torn tail. The tail itself is not touched: the log goes on in another segment."""
@@ -166,6 +166,7 @@ class FileWal:
         await stage.done(mark, groups.entries, groups.entry_bytes)
         if segment.end + groups.size > segment.file.size() and not segment.empty:
             await self._switch()
+            self._prepare_ahead()
             segment = self._segments[-1]
             groups = _Groups(self, segment, saves)  # again: every group names its segment
         sync = sync and self._sync
@@ -207,7 +208,6 @@ class FileWal:
                 await self._prepared
         self._segments.append(self._next)
         self._next = None
-        self._prepare_ahead()
 
     def _prepare_ahead(self) -> None:
         self._preparing = self._tasks.spawn(self._prepare_and_tell(), "wal segment")
@@ -270,6 +270,7 @@ class FileWal:
         if self.start and len(self._segments) == 1 and self._segments[0].empty:
             return
         await self._switch()
+        self._prepare_ahead()
         released = self._segments[:-1]
         del self._segments[:-1]
         self._positions.clear()
