@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rafttoy.peer import Peer
 from rafttoy.raft import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message
-from rafttoy.sync import Mailbox
+from rafttoy.sync import Mailbox, Signal
 
 __all__ = ["async_storage"]
 
@@ -14,8 +14,8 @@ __all__ = ["async_storage"]
 async def async_storage(peer: Peer) -> None:
     """Appends and applies are messages to tasks of their own, whose responses are stepped back."""
     appends: Mailbox[Message] = Mailbox(peer.tasks)
-    applies: Mailbox[Message] = Mailbox(peer.tasks)
-    tasks = [peer.spawn(_append(peer, appends), "appender"), peer.spawn(_apply(peer, applies), "applier")]
+    applier = _Applier(peer)
+    tasks = [peer.spawn(_append(peer, appends, applier), "appender"), peer.spawn(applier.run(), "applier")]
     try:
         while (rd := await peer.ready()) is not None:
             remote = []
@@ -23,7 +23,7 @@ async def async_storage(peer: Peer) -> None:
                 if message.to == LOCAL_APPEND_THREAD:
                     appends.put(message)
                 elif message.to == LOCAL_APPLY_THREAD:
-                    applies.put(message)
+                    applier.mailbox.put(message)
                 else:
                     remote.append(message)
             await peer.send(remote)
@@ -32,20 +32,37 @@ async def async_storage(peer: Peer) -> None:
             task.cancel()
 
 
-async def _append(peer: Peer, mailbox: Mailbox[Message]) -> None:
+async def _append(peer: Peer, mailbox: Mailbox[Message], applier: _Applier) -> None:
     while True:
         for group in _contiguous(await mailbox.take_all()):
+            if group[0].snapshot is not None:
+                await applier.drained()  # what was committed before a snapshot is applied before it takes the engine's place
             await peer.save_messages(group)
             await peer.deliver([response for message in group for response in message.responses])
 
 
-async def _apply(peer: Peer, mailbox: Mailbox[Message]) -> None:
-    while True:
-        messages = await mailbox.take_all()
-        committed = [batch for message in messages for batch in message.entries]
-        await peer.apply(committed)
-        await peer.ack(committed)
-        await peer.deliver([response for message in messages for response in message.responses])
+class _Applier:
+    def __init__(self, peer: Peer) -> None:
+        self.mailbox: Mailbox[Message] = Mailbox(peer.tasks)
+        self._peer = peer
+        self._busy = False
+        self._idle = Signal(peer.tasks)
+
+    async def run(self) -> None:
+        peer = self._peer
+        while True:
+            messages = await self.mailbox.take_all()
+            self._busy = True
+            committed = [batch for message in messages for batch in message.entries]
+            await peer.apply(committed)
+            await peer.ack(committed)
+            await peer.deliver([response for message in messages for response in message.responses])
+            self._busy = False
+            self._idle.set()
+
+    async def drained(self) -> None:
+        while self._busy or len(self.mailbox):
+            await self._idle.wait()
 
 
 def _contiguous(messages: Sequence[Message]) -> list[list[Message]]:
