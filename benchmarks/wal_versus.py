@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rafttoy.analysis.walbench import RealBench, WalCell, save_batches
+from rafttoy.analysis.walbench import WalCell, save_batches
+from rafttoy.worlds import RealBench
 
 _SOURCE = Path(__file__).parents[1] / "tests" / "storage" / "etcd"
 _CELLS = ((1, 256), (16, 256), (128, 256), (256, 256), (1024, 256), (128, 4096), (16, 32768))

@@ -8,37 +8,22 @@ a device that changes its mind does so to both.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import statistics
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
-import simpy
 
-from rafttoy.errors import RafttoyError
 from rafttoy.ports import Ports
 from rafttoy.proposal import PayloadMaker
 from rafttoy.raft.entries import EntryBatch, EntryType
-from rafttoy.randomness import SeededRandomness
-from rafttoy.real.device import RawDevice
-from rafttoy.real.files import RealFiles, device_bytes
-from rafttoy.real.kv import RealKvStores
-from rafttoy.real.node import start_loop
-from rafttoy.real.runtime import RealClock, RealCpu, RealTasks
-from rafttoy.sim.disk import SimDisk
-from rafttoy.sim.files import SimFiles
-from rafttoy.sim.kv import SimKvStores
-from rafttoy.sim.model import Model
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
 from rafttoy.storage import Storage, make_storage, parse_wal
+from rafttoy.worlds import RealBench
 
-__all__ = ["BATCHES", "BYTES", "RealBench", "SimBench", "WalCell", "WalResult", "gobench_line", "run_wal_bench", "save_batches"]
+__all__ = ["BATCHES", "BYTES", "WalCell", "WalResult", "gobench_line", "run_wal_bench", "save_batches"]
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 BYTES = (1, 16, 256, 4096, 32768)
@@ -101,131 +86,6 @@ class Bench(Protocol):
 
     def device_bytes(self) -> int:
         """Written to the device so far; 0 where it does not count."""
-
-
-class RealBench:
-    """Below `directory`, which must exist (default: the system's temporary one). A context manager."""
-
-    name = "real"
-    content = True
-
-    def __init__(self, directory: Path | None, sync: str = "fdatasync") -> None:
-        self.sync = sync
-        self._directory = directory
-        self._root: tempfile.TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Self:
-        self._root = tempfile.TemporaryDirectory(prefix="rafttoy-wal-", dir=self._directory)
-        self._device = RawDevice(Path(self._root.name), sync=self.sync).__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._device.__exit__()
-        assert self._root is not None
-        self._root.cleanup()
-
-    def run(self, main: Callable[[Ports], Awaitable[T]]) -> T:
-        outcome: list[T] = []
-
-        async def measure(root: Path) -> None:
-            ports = _RealPorts(root, self.sync)
-            try:
-                outcome.append(await main(ports))
-            finally:
-                ports.tasks.cancel_all()
-                await ports.files.close()
-
-        assert self._root is not None
-        with tempfile.TemporaryDirectory(dir=self._root.name) as root:
-            start_loop(measure(Path(root)))
-        return outcome[0]
-
-    def raw(self, size: int, seconds: float) -> list[int]:
-        return self._device.measure(size, seconds, least=_FEWEST)
-
-    def device_bytes(self) -> int:
-        assert self._root is not None
-        return device_bytes(Path(self._root.name))
-
-
-class _RealPorts:
-    links: Any = None  # a log alone talks to nobody
-
-    def __init__(self, root: Path, sync: str) -> None:
-        self.clock = RealClock()
-        self.tasks = RealTasks(asyncio.get_running_loop())
-        self.cpu = RealCpu()
-        self.files = RealFiles(root, self.tasks, sync)
-        self.kv = RealKvStores(root, self.tasks, self.cpu)
-        self.random = SeededRandomness(1, 1)
-
-
-class SimBench:
-    """On the model's disk."""
-
-    name = "sim"
-    content = False
-
-    def __init__(self, model: Model, sync: str = "fdatasync", seed: int = 1) -> None:
-        self.sync = sync
-        self._model = model
-        self._seed = seed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def _disk(self, env: simpy.Environment) -> tuple[SimHost, SimDisk]:
-        hardware = self._model.hardware
-        host = SimHost(env, hardware.cores)
-        return host, SimDisk(env, host, hardware.disk, SeededRandomness(self._seed, 0).stream("disk"))
-
-    def run(self, main: Callable[[Ports], Awaitable[T]]) -> T:
-        env = simpy.Environment(initial_time=0)
-        ports = _SimPorts(*self._disk(env), self._model, self.sync)
-        outcome: list[T] = []
-        failures: list[RafttoyError] = []
-
-        async def guarded() -> None:
-            try:
-                outcome.append(await main(ports))
-            except RafttoyError as error:  # SimPy would rebuild it
-                failures.append(error)
-
-        env.run(until=env.process(guarded()))  # type: ignore[arg-type]  # SimPy drives any object with send and throw
-        if failures:
-            raise failures[0]
-        return outcome[0]
-
-    def raw(self, size: int, seconds: float) -> list[int]:
-        env = simpy.Environment(initial_time=0)
-        _, disk = self._disk(env)
-        durations: list[int] = []
-        now_ns = 0
-        while now_ns < seconds * 1e9 or len(durations) < _FEWEST:
-            end_ns = disk.synced_write(now_ns, size, grows=False) if self.sync != "none" else disk.write(now_ns, size)
-            durations.append(end_ns - now_ns)
-            env.run(until=end_ns)
-            now_ns = end_ns
-        return durations
-
-    def device_bytes(self) -> int:
-        return 0
-
-
-class _SimPorts:
-    links: Any = None
-
-    def __init__(self, host: SimHost, disk: SimDisk, model: Model, sync: str) -> None:
-        loop = Loop(host)
-        self.clock = SimClock(loop)
-        self.tasks = SimTasks(loop)
-        self.cpu = SimCpu(loop, model)
-        self.files = SimFiles(loop, disk, None, sync)
-        self.kv = SimKvStores(loop, disk, model.software.kv, self.cpu, self.files.store, None, sync)
-        self.random = SeededRandomness(1, 1)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from rafttoy.analysis.walbench import RealBench, SimBench, WalCell, WalResult, gobench_line, run_wal_bench
+from rafttoy.analysis.walbench import WalCell, WalResult, gobench_line, run_wal_bench
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.real.device import RawDevice, check_sync, judge_sync
+from rafttoy.worlds import RealBench, SimBench
 from tests.storage.beds import MODEL
 
 HONEST: dict[str, Any] = {"sync_us": 120.0, "write_us": 4.0, "fio_us": 125.0, "filesystem": "ext4", "options": ("rw",), "rotational": False}
