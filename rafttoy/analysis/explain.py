@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from rafttoy.analysis.ceiling import Ceiling, WithoutStorage, without_storage
-from rafttoy.analysis.plans import brief
+from rafttoy.analysis.plans import ROUNDS, brief
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress, Result, run_grid
@@ -61,22 +61,20 @@ def explain(
     plan: Plan,
     *,
     settings: Sequence[str] = (),
+    rounds: int = ROUNDS,
     progress: Progress = lambda what, share: None,
     run: Callable[[Cell, Plan, Model], Result] = simulate,
 ) -> Explanation:
-    """Of `cell` with `settings` applied to the model. `plan` says how long each simulation is (`rafttoy.analysis.plans.brief`).
+    """Of `cell` with `settings` applied to the model. Each simulation is about so many `rounds` long.
 
     Raises ConfigError for a setting that names no cost."""
-    before = None
     changed = apply_settings(model, settings)
-    if settings:
-        before = run(cell, plan, model)
-    base = run(cell, plan, changed)
+    before = run(cell, brief(cell, plan, model, rounds), model) if settings else None
+    base = run(cell, brief(cell, plan, changed, rounds), changed)
     assert base.ceiling is not None
 
     def weigh(what: str, ask: str, other: Cell, other_model: Model) -> WhatIf:
-        fits = plan if other == cell else brief(other, plan, other_model)
-        return _what_if(base, run(other, fits, other_model), what, ask)
+        return _what_if(base, run(other, brief(other, plan, other_model, rounds), other_model), what, ask)
 
     changes = list(_cost_changes(cell, changed, base))
     alternatives = list(_alternatives(cell, changed))

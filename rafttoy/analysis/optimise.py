@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from rafttoy.analysis.explain import simulate
-from rafttoy.analysis.plans import brief
+from rafttoy.analysis.plans import ROUNDS, brief
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError, unknown
 from rafttoy.experiment import Progress, Result
@@ -27,7 +27,7 @@ _KNOBS = ((1, 0), (0, 64 << 10), (8, 64 << 10))
 
 _FINALISTS = 2
 _RETREATS = 5
-_CONFIRMING_ROUNDS = 1000  # a p99 of two hundred rounds is that of two of them
+_LONGER = 5  # a p99 of two hundred rounds is that of two of them
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -69,6 +69,7 @@ def optimise(
     *,
     pipelines: Sequence[str],
     most_conc: int,
+    rounds: int = ROUNDS,
     progress: Progress = lambda what, share: None,
     run: Callable[[Cell, Plan, Model], Result] = simulate,
 ) -> list[Choice]:
@@ -82,7 +83,7 @@ def optimise(
         tried.append(pipeline)
         base = msgspec.structs.replace(cell, pipeline=pipeline, rate=0.0)
         own = msgspec.structs.replace(plan, max_inflight=knobs[0], max_message_bytes=knobs[1])
-        best = _most_within(base, own, model, goal, most_conc, run)
+        best = _most_within(base, own, model, goal, most_conc, rounds, run)
         if best is not None:
             found.append(best)
 
@@ -94,17 +95,17 @@ def optimise(
         for knobs in _KNOBS:
             consider(choice.cell.pipeline, knobs)
     progress("the best", (total - 1) / total)
-    return _confirmed(sorted(found, key=lambda choice: -choice.result.ops_per_s), model, goal, run)
+    return _confirmed(sorted(found, key=lambda choice: -choice.result.ops_per_s), model, goal, rounds, run)
 
 
 def _most_within(
-    base: Cell, plan: Plan, model: Model, goal: Goal, most_conc: int, run: Callable[[Cell, Plan, Model], Result]
+    base: Cell, plan: Plan, model: Model, goal: Goal, most_conc: int, rounds: int, run: Callable[[Cell, Plan, Model], Result]
 ) -> Choice | None:
     """The largest load within the limit: doubled until it is passed, then halved in between. Throughput and latency both grow with it."""
 
     def at(conc: int) -> Choice:
         one = msgspec.structs.replace(base, conc=conc)
-        fits = brief(one, plan, model)
+        fits = brief(one, plan, model, rounds)
         return Choice(one, fits, run(one, fits, model))
 
     low: Choice | None = None
@@ -127,12 +128,12 @@ def _most_within(
     return low
 
 
-def _confirmed(ranked: Sequence[Choice], model: Model, goal: Goal, run: Callable[[Cell, Plan, Model], Result]) -> list[Choice]:
+def _confirmed(ranked: Sequence[Choice], model: Model, goal: Goal, rounds: int, run: Callable[[Cell, Plan, Model], Result]) -> list[Choice]:
     """The same, led by the first that a longer simulation agrees with, at its load or up to a third below: it was found at the edge."""
     for i, choice in enumerate(ranked):
         cell = choice.cell
         for _ in range(_RETREATS):
-            result = run(cell, brief(cell, choice.plan, model, _CONFIRMING_ROUNDS), model)
+            result = run(cell, brief(cell, choice.plan, model, _LONGER * rounds), model)
             if goal.met(result):
                 return [Choice(cell, choice.plan, result), *ranked[i + 1 :]]
             if cell.conc == 1:

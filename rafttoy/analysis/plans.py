@@ -18,8 +18,8 @@ ROUNDS = 200
 """Measured, after a tenth as many to warm up: throughput to within about 1 %, p99 to within about 20 % (measured by
 `benchmarks/sweep_speed.py`)."""
 
-_ARRIVALS = (1_000, 30_000)
-"""Of an open loop, at least and at most: its throughput is their count, whose square root is its noise; each is an event."""
+_ARRIVALS = (5, 150)
+"""Of an open loop, a round, at least and at most: its throughput is their count, whose square root is its noise; each is an event."""
 
 _SHORTEST_SECONDS = 0.05
 
@@ -29,6 +29,6 @@ def brief(cell: Cell, plan: Plan, model: Model, rounds: int = ROUNDS) -> Plan:
     if not cell.rate:
         return msgspec.structs.replace(plan, proposals=rounds * cell.conc)
     least, most = _ARRIVALS
-    arrivals = min(most, max(least, rounds * ceiling(model, cell).batch))
+    arrivals = rounds * min(most, max(least, ceiling(model, cell).batch))
     seconds = max(_SHORTEST_SECONDS, arrivals / cell.rate)
     return msgspec.structs.replace(plan, proposals=0, seconds=seconds, warmup_seconds=seconds / 10 if plan.warmup_seconds else 0.0)

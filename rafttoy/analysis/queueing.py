@@ -34,7 +34,7 @@ def paxos_ceiling(nodes: int, receive_ns: float, send_ns: float, transmit: float
 
     R_max = n_p / [N (µ_d + t_tx) + 2 (µ_s + t_tx)]: it takes in N messages a round (the request and N - 1 answers) and serialises two
     (to the followers at once, to the client). A. Charapko, Paxos Performance Model (github.com/acharapko/ppm), `computeRmax`."""
-    return lanes * NS / (nodes * (receive_ns + transmit) + 2 * (send_ns + transmit))
+    return lanes * serial_ceiling(nodes * (receive_ns + transmit) + 2 * (send_ns + transmit))
 
 
 def queue_length(load: float, arrival_scv: float = 1.0, service_scv: float = 0.0) -> float:

@@ -65,8 +65,9 @@ def scaled(model: Model, key: str, factor: float) -> Model:
 def _find(document: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """(table, name in it) of a dotted key, in full or short. Names may have dots in them (`engine.apply`)."""
     hardware, software = document["hardware"], document["software"]
-    for table in ({"hardware": hardware, "software": software}, hardware, software):
-        if (found := _descend(table, key)) is not None:
+    for table in (document, hardware, software):
+        found = _descend(table, key)
+        if found is not None and (table is not document or key.partition(".")[0] in ("hardware", "software")):
             return found
     known = [*_paths(hardware, ""), *_paths(software, "")]
     near = [path for path in known if path.count(".") <= key.count(".")] or known

@@ -12,7 +12,6 @@ from rafttoy.analysis.explain_text import choice_flags, choices_table, explanati
 from rafttoy.analysis.models import DEFAULT_MODEL, open_model
 from rafttoy.analysis.optimise import Goal, parse_goal
 from rafttoy.analysis.optimise import optimise as search
-from rafttoy.analysis.plans import brief
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cli.config import rank
 from rafttoy.cli.console import note, print_table, progress, tell_foreign, tell_warnings
@@ -64,7 +63,7 @@ def command(request: Request, model: str, set: tuple[str, ...], optimise: str | 
         return
     for i, cell in enumerate(request.cells):
         with progress("explaining") as moving:
-            found = explain(cell, charged, brief(cell, request.plan, charged), settings=set, progress=moving)
+            found = explain(cell, charged, request.plan, settings=set, progress=moving)
         tell_warnings(found.result)
         if request.output == "json":
             click.echo(msgspec.json.encode(found))
