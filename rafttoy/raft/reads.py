@@ -67,15 +67,10 @@ class PendingReads:
 
 def on_read_index(r: Raft, m: Message) -> None:
     """A leader was asked, by its own application or by a follower."""
-    voters = r.tracker.members.voters
-    if voters.is_singleton and r.id in voters:
-        # Its word is the quorum's. (etcd/raft does not ask whether the only voter is this node: a leader that removed itself and went
-        # on leading would answer with what it knew, while the remaining voter has elected itself and gone on.)
-        _answer(r, m, r.log.committed)
-    elif not r.committed_in_term():
-        r.postponed_reads.append(m)
-    else:
+    if r.committed_in_term():
         _confirm(r, m)
+    else:
+        r.postponed_reads.append(m)
 
 
 def release_postponed(r: Raft) -> None:
@@ -96,7 +91,13 @@ def on_heartbeat_context(r: Raft, m: Message) -> None:
 
 
 def _confirm(r: Raft, m: Message) -> None:
-    if r.read_only_option is ReadOnlyOption.LEASE_BASED:
+    """What is committed by now is to be confirmed, unless that takes nobody else: by lease, or where this node is the only voter.
+
+    etcd/raft answers for an only voter before it looks at the term, and whoever that voter is. But a voter that was left alone and has
+    just elected itself may hold entries that the leader before it committed with its help and that it does not yet know to be
+    committed (rule 1); and a leader that removed itself is no voter while it goes on leading."""
+    voters = r.tracker.members.voters
+    if r.read_only_option is ReadOnlyOption.LEASE_BASED or (voters.is_singleton and r.id in voters):
         _answer(r, m, r.log.committed)
         return
     r.reads.add(m, r.log.committed)

@@ -32,6 +32,17 @@ func isOnlyVoter(r *raft) bool {
 	return voter && r.trk.IsSingleton()
 }
 
+// answeredByOnlyVoter answers a read that waited for the term's first commit, where nobody else is to be asked.
+func answeredByOnlyVoter(r *raft, m pb.Message) bool {
+	if !isOnlyVoter(r) {
+		return false
+	}
+	if resp := r.responseToReadIndexReq(m, r.raftLog.committed); resp.To != None {
+		r.send(resp)
+	}
+	return true
+}
+
 // applyUnlessSuperseded leaves the members alone while a snapshot, which has them already, waits to be applied.
 func applyUnlessSuperseded(r *raft, cc pb.ConfChangeV2) pb.ConfState {
 	if r.raftLog.hasNextOrInProgressSnapshot() {
