@@ -30,7 +30,10 @@ CHANGES = {
         ("uint64(payloadsSize(ents))", "uint64(entsSize(ents))"),
         ("globalRand.Intn(r.electionTimeout)", "fixedTimeout(r)"),
         ("r.trk.IsSingleton()", "isOnlyVoter(r) && r.committedEntryInCurrentTerm()"),
-        ("\tswitch r.readOnly.option {\n\t// If more", "\tif answeredByOnlyVoter(r, m) {\n\t\treturn\n\t}\n\tswitch r.readOnly.option {\n\t// If more"),
+        (
+            "\tswitch r.readOnly.option {\n\t// If more",
+            "\tif answeredByOnlyVoter(r, m) {\n\t\treturn\n\t}\n\tswitch r.readOnly.option {\n\t// If more",
+        ),
     ],
     "rawnode.go": [("rn.raft.applyConfChange(", "applyUnlessSuperseded(rn.raft, ")],
 }
