@@ -15,7 +15,7 @@ from rafttoy.cell import Cell
 from rafttoy.errors import ConfigError, unknown
 from rafttoy.sim.model import Model, load_model, parse_model
 
-__all__ = ["DEFAULT_MODEL", "dump_model", "find_model", "foreign", "open_model", "outside", "shipped_models"]
+__all__ = ["DEFAULT_MODEL", "describe", "dump_model", "find_model", "foreign", "open_model", "outside", "shipped_models"]
 
 DEFAULT_MODEL = "default"
 
@@ -64,6 +64,18 @@ def open_model(text: str) -> Model:
         joined = ",".join(f"{half}={name}" for half, name in halves.items())
         raise ConfigError(f"model {text} has no {missing[0]} half; take it from another: --model {joined}")
     return load_model(path)
+
+
+def describe(path: Path) -> str:
+    """What a model file says of itself, and which halves it has. Raises ConfigError for one that is none."""
+    document = _read(path)
+    if missing := [half for half in _HALVES if half not in document]:
+        other = open_model(f"{missing[0]}={DEFAULT_MODEL}," + ",".join(f"{half}={path}" for half in _HALVES if half not in missing))
+        half = f"{next(half for half in _HALVES if half not in missing)} half"
+        meta = msgspec.convert(document.get("meta", {"name": path.stem}), type(other.meta))
+    else:
+        half, meta = "", load_model(path).meta
+    return ", ".join(part for part in (half, meta.host, meta.date, meta.method, meta.confidence) if part)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,11 +10,10 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from rafttoy.analysis.models import shipped_models
+from rafttoy.analysis.models import describe, shipped_models
 from rafttoy.cli.console import print_table
 from rafttoy.cli.options import config_option, output_option
 from rafttoy.pipeline import PIPELINES
-from rafttoy.sim.model import load_model
 from rafttoy.storage import ENGINES, STORAGES, WALS
 from rafttoy.worlds import TRANSPORTS
 
@@ -57,9 +56,7 @@ def _rows() -> list[tuple[str, str, str]]:
     components: dict[str, Iterable[str]] = {"wal": WALS, "engine": ENGINES, "storage": STORAGES, "transport": TRANSPORTS}
     for kind, names in components.items():
         rows += [(kind, name, _DESCRIPTIONS[kind].get(name, "")) for name in names]
-    for name, path in shipped_models().items():
-        meta = load_model(path).meta
-        rows.append(("model", name, ", ".join(part for part in (meta.host, meta.date, meta.method, meta.confidence) if part)))
+    rows += [("model", name, describe(path)) for name, path in shipped_models().items()]
     return rows
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from rafttoy.analysis.models import DEFAULT_MODEL, find_model, shipped_models
+from rafttoy.analysis.models import DEFAULT_MODEL, describe, dump_model, find_model, foreign, open_model, outside, shipped_models
+from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
-from rafttoy.sim.model import load_model
+from rafttoy.experiment import run_grid
+from rafttoy.sim.model import Calibrated, load_model
+from tests.analysis.beds import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,8 +26,16 @@ def test_the_default_is_shipped_and_all_load() -> None:
     shipped = shipped_models()
     assert DEFAULT_MODEL in shipped
     for name, path in shipped.items():
-        assert load_model(path).meta.name == name
         assert find_model(name) == path
+        document = tomllib.loads(path.read_text())
+        assert document["meta"]["name"] == name
+        assert document["meta"]["method"]
+        assert document["meta"]["confidence"]
+        if "software" in document and "hardware" in document:
+            assert open_model(name) == load_model(path)
+        else:
+            half, other = ("hardware", "software") if "hardware" in document else ("software", "hardware")
+            assert open_model(f"{half}={name},{other}=default").meta.name.count("+") == 1
 
 
 def test_a_name_that_nearly_fits() -> None:
@@ -65,3 +79,114 @@ def test_a_wheel_has_them(tmp_path: Path) -> None:
     assert [path.stem for path in found] == list(shipped_models())
     assert all((tmp_path / "site") in (tmp_path / "site" / path).parents for path in found)
     assert all((tmp_path / "site" / path).is_file() for path in found)
+
+
+# --- halves ---
+
+
+def test_a_half_alone_says_how_to_complete_it() -> None:
+    with pytest.raises(ConfigError, match=r"^model gp3 has no software half; .*: --model hardware=gp3,software=default$"):
+        open_model("gp3")
+
+
+def test_hardware_of_one_and_software_of_another() -> None:
+    default, disk = open_model("default"), tomllib.loads(find_model("m5d.4xlarge").read_text())["hardware"]["disk"]
+    model = open_model("hardware=m5d.4xlarge,software=default")
+    assert model.software == default.software
+    assert (model.hardware.cores, model.hardware.hosts, model.hardware.disk.sync_us) == (16, "each", disk["sync_us"])
+    for transport, link in model.hardware.links.items():  # a packet's way is hardware, its work is software
+        theirs = default.hardware.links[transport]
+        assert link.delay_us == 100.0
+        assert (link.send, link.receive, link.background) == (theirs.send, theirs.receive, theirs.background)
+    assert open_model("software=default,hardware=m5d.4xlarge") == model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hardware=gp3", r"^--model hardware=gp3: hardware=NAME,software=NAME"),
+        ("hardware=gp3,sofware=default", r"^--model .*: hardware=NAME,software=NAME"),
+        ("hardware=gp3,software=gp3", r"^--model .*: gp3 has no software half$"),
+        ("hardware=gp4,software=default", r"^--model: no 'gp4' \(did you mean gp3\?\)"),
+    ],
+)
+def test_halves_that_do_not_go_together(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_model(text)
+
+
+def test_every_model_describes_itself() -> None:
+    assert describe(find_model("gp3")).startswith("hardware half, three Amazon EC2")
+    assert "half" not in describe(find_model("default"))
+
+
+# --- what a file may not say ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[hardware.disk]", "[hardware.dsk]"), r"(missing required field `disk`|unknown field `dsk`).* - at `\$\.hardware`"),
+        (("byte_ns = 7.63", "bytes_ns = 7.63"), r"(missing required field `byte_ns`|unknown field `bytes_ns`).* - at `\$\.hardware\.disk`"),
+        (("byte_ns = 7.63", "byte_ns = -1"), r">= 0.0 - at `\$\.hardware\.disk\.byte_ns`"),
+        (("write_us = 4.0", "write_us = 4e9"), r"<= 60000000.0 - at `\$\.hardware\.disk\.write_us`"),
+        (("cores = 4", "cores = 0"), r">= 1 - at `\$\.hardware\.cores`"),
+        (("cores = 4", 'cores = "four"'), r"Expected `int`.* - at `\$\.hardware\.cores`"),
+        (("327.0, 440.0", "440.0, 327.0"), r"sync_us ascends"),
+        (("[hardware]", "[hardware"), r"not TOML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(find_model("gp3").read_text().replace(*change))
+    with pytest.raises(ConfigError, match=message) as refused:
+        open_model(f"hardware={path},software=default")
+    assert "mine.toml" in str(refused.value)
+
+
+# --- what is told of one ---
+
+CALIBRATED = Calibrated(conc=(2, 400), bytes=(64, 4096), transports=["tcp"], storages=["file+leveldb", "mem+mem"], error_pct={"disk": 3.0})
+
+
+def test_a_model_of_another_host_is_told() -> None:
+    model = make_model()
+    mine = msgspec.structs.replace(model, meta=msgspec.structs.replace(model.meta, host=platform.node()))
+    theirs = msgspec.structs.replace(model, meta=msgspec.structs.replace(model.meta, host="db-7"))
+    assert (foreign(model), foreign(mine)) == ("", "")
+    assert foreign(theirs) == f"model bed is of another host (db-7, this is {platform.node()}): it predicts that one"
+
+
+def test_cells_far_outside_the_calibration_are_told() -> None:
+    model = msgspec.structs.replace(make_model(), calibrated=CALIBRATED)
+    near = Cell(transport="tcp", wal="file", engine="leveldb", conc=1000, bytes=256)
+    assert outside(model, near) == []
+    assert outside(make_model(), msgspec.structs.replace(near, conc=10**6)) == []  # nothing is known of its calibration
+    found = outside(model, Cell(transport="grpc", wal="file", engine="mem", conc=4096, bytes=1 << 20, nodes=25))
+    assert [note.split(" ")[0] for note in found] == ["conc=4096", "bytes=1048576", "nodes=25", "transport", "storage"]
+    assert found[0] == "conc=4096 is far outside what the model was calibrated on (2 to 400)"
+    assert outside(model, msgspec.structs.replace(near, conc=0, rate=10.0)) == []
+
+
+def test_a_prediction_far_outside_warns() -> None:
+    model = msgspec.structs.replace(make_model(stage_us=5.0), calibrated=CALIBRATED)
+    (result,) = run_grid("sim", [Cell(transport="grpc", wal="mem", engine="mem", conc=4)], Plan(proposals=40), model=model)
+    assert result.warnings == ["transport grpc is not among what the model was calibrated on (tcp)"]
+
+
+def test_a_stage_without_a_cost_is_told() -> None:
+    model = make_model(stage_us=5.0)
+    stages = {name: cost for name, cost in model.software.stages.items() if name not in ("propose", "ack")}
+    model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, stages=stages))
+    (result,) = run_grid("sim", [Cell(transport="tcp", wal="mem", engine="mem", conc=4)], Plan(proposals=40), model=model)
+    assert result.warnings == ["model bed has no cost for ack, propose: counted as free"]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    for model in (
+        make_model(sync_us=[1.0, 2.0, 9.0], sync_percent=[0.0, 99.0, 100.0]),
+        msgspec.structs.replace(make_model(), calibrated=CALIBRATED),
+    ):
+        path = tmp_path / "model.toml"
+        path.write_text(dump_model(model))
+        assert open_model(str(path)) == model
