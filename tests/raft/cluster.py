@@ -450,11 +450,11 @@ class Cluster:
 
     def _left_unheard(self) -> bool:
         """The one way in which a group may stay without a leader, here as in etcd/raft: a change of members takes effect when it is
-        applied, not when it is appended (thesis §4.1 has it the other way). A leader that committed its own removal (or demotion) and stepped down,
-        whose every message that told of the commit was lost, is still a member to those who remain: they need its vote, and its log is
-        longer than theirs."""
+        applied, not when it is appended (thesis §4.1 has it the other way). A leader that committed its own removal, or demotion, and
+        then stopped leading, whose every message that told of the commit was lost, is still a voter to those who remain: they need its
+        vote, and its log is longer than theirs."""
         for host in self.hosts.values():
-            if host.node is None or host.id in host.node.conf_state.voters or not self.step_down:
+            if host.node is None or host.id in host.node.conf_state.voters:
                 continue
             remaining = [node for id in host.node.conf_state.voters if (node := self.hosts[id].node) is not None]
             if all(node.commit < host.node.commit and node.raft.log.last_index < host.node.last_index for node in remaining):
