@@ -322,7 +322,7 @@ def _prewrite(fd: int, size: int, sync: bool) -> int:
     while at < size:
         at += os.pwrite(fd, memoryview(_ZEROS)[: min(_CHUNK, size - at)], at)
         if sync:
-            _fdatasync(fd)  # little by little: the saves that go on meanwhile would stand behind one flush of it all
+            os.fsync(fd)  # little by little: the saves that go on meanwhile would stand behind one flush of it all
     if sync:
         os.fsync(fd)
     return at
