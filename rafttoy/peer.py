@@ -41,6 +41,8 @@ __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_append
 
 _APP = MessageType.APP
 _APP_RESP = MessageType.APP_RESP
+_LONG_APPLY_BYTES = 64 << 10
+"""Before the leader applies so much it tells followers of the commit, so that they apply at the same time; of less, the next append tells."""
 _NORMAL = EntryType.NORMAL
 
 
@@ -499,6 +501,8 @@ class Peer:
 
     async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
+            if sum(batch.size for batch in batches) > _LONG_APPLY_BYTES:
+                await self.flush()
             await self.storage.apply(batches)
 
     async def _apply_conf_change(self, batch: EntryBatch) -> None:
