@@ -42,7 +42,7 @@ __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_append
 _APP = MessageType.APP
 _APP_RESP = MessageType.APP_RESP
 _LONG_APPLY_BYTES = 64 << 10
-"""Before the leader applies so much it tells followers of the commit, so that they apply at the same time; of less, the next append tells."""
+"""Before the leader applies so much it tells followers of the commit: they apply it meanwhile. Of less, the next append tells."""
 _NORMAL = EntryType.NORMAL
 
 

@@ -457,7 +457,12 @@ class Cluster:
             if host.node is None or host.id in host.node.conf_state.voters:
                 continue
             remaining = [node for id in host.node.conf_state.voters if (node := self.hosts[id].node) is not None]
-            if all(node.commit < host.node.commit and node.raft.log.last_index < host.node.last_index for node in remaining):
+            if all(
+                host.id in (*node.conf_state.voters, *node.conf_state.voters_outgoing)
+                and node.commit < host.node.commit
+                and node.raft.log.last_index < host.node.last_index
+                for node in remaining
+            ):
                 return True
         return False
 

@@ -305,7 +305,7 @@ def changes_several_voters_at_once(put: Any) -> None:
     put(members, "leave_joint", members.Change)
 
 
-@bug
+@rare
 def counts_learners(put: Any) -> None:
     """Learners are counted when entries are committed."""
 
