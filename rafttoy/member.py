@@ -179,13 +179,17 @@ class Member:
 
         Raises RunError when the address is taken."""
         await self.ports.links.listen(self._on_packet, self._on_loss)
-        while not self._stopped:
-            if self._next is None:
-                self._read_idle()
+        try:
+            while not self._stopped:
                 if self._next is None:
-                    await self._signal.wait()
-                continue
-            await self._run_epoch(*self._next)
+                    self._read_idle()
+                    if self._next is None:
+                        await self._signal.wait()
+                    continue
+                await self._run_epoch(*self._next)
+        except Exception as error:
+            self.fail(error)  # before anyone finds the peer gone, and wonders why
+            raise
         await self._close()
 
     def stop(self) -> None:

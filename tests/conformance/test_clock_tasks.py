@@ -19,7 +19,7 @@ from tests.conformance.clock_tasks import Run, Scenario, check_clock_and_tasks
 def _on(start: Any) -> Run:
     def run(scenario: Scenario) -> None:
         async def main() -> None:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 await scenario(RealClock(), RealTasks(asyncio.get_running_loop()))
 
         start(main())

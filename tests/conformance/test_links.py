@@ -73,7 +73,7 @@ def run_real(make: Callable[[], RealNetwork | OneProcess], start: Any = uvloop.r
         async def main() -> None:
             before, network = asyncio.all_tasks(), make()
             try:
-                async with asyncio.timeout(120):
+                async with asyncio.timeout(200):
                     await scenario(network)
                     while asyncio.all_tasks() - before:  # noqa: ASYNC110  # closed links leave no task behind
                         await asyncio.sleep(0.001)

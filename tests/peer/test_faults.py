@@ -14,6 +14,7 @@ from rafttoy.member import Member
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet
 from rafttoy.proposal import AcknowledgedRun
+from rafttoy.raft import Payloads
 from rafttoy.run import run_cell
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.world import SimWorld
@@ -167,6 +168,46 @@ def test_a_slow_disk_slows_down_and_changes_nothing_else(pipeline: str) -> None:
     assert m.ops > 0
     assert m.warnings == []
     assert group.failed_at == {}
+
+
+def test_whoever_runs_a_member_finds_its_failure_as_soon_as_it_has_ended() -> None:
+    """And not just a peer that is gone, as if another run had taken its place."""
+    cell = cell_of(FILE, nodes=1, conc=1)
+    world = SimWorld(MODEL, "tcp", seed=1)
+    member = world.add_member(1, 1, cell, PLAN)
+    seen: list[tuple[BaseException, BaseException | None]] = []
+
+    async def serve() -> None:  # as a task of the world's own, not of the member's
+        try:
+            await member.serve()
+        except StorageError as error:
+            seen.append((error, member.failure))
+
+    async def main() -> None:
+        world.env.process(serve())  # type: ignore[arg-type]
+        await member.lead(Epoch(1, 1), cell, PLAN)
+        inject(member, fail_sync=0)
+        assert member.peer is not None
+        member.peer.propose(Clerk(), None, Payloads.sized(1, 10))
+        while not seen:
+            await member.ports.clock.sleep_ns(MS)
+
+    complete(world, main())
+    ((error, failure),) = seen
+    assert failure is error
+
+
+class Clerk:
+    """Proposes once, and wants nothing more."""
+
+    def acknowledged(self, token: Any, skip: int, count: int) -> None:
+        raise AssertionError
+
+    def failed(self, token: Any, skip: int, count: int) -> None:
+        pass
+
+    def turn(self) -> None:
+        raise AssertionError
 
 
 # --- the network ---

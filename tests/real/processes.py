@@ -18,7 +18,7 @@ __all__ = ["MARK", "Run", "Started", "cell_of", "wait_until"]
 MARK = "TEST_THAT_STARTED_THIS"
 """A variable that every process of a test inherits, so that they are found again, whoever their parent is by then."""
 
-DEADLINE_SECONDS = 60.0  # a busy machine may stall; nothing here takes long
+DEADLINE_SECONDS = 200.0  # a busy machine may stall; nothing here takes long
 
 
 def wait_until(what: str, holds: Callable[[], Any]) -> Any:

