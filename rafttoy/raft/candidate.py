@@ -27,7 +27,10 @@ def on_vote_resp(r: Raft, m: Message) -> None:
     if result is VoteResult.WON:
         if r.role is StateRole.PRE_CANDIDATE:
             election.campaign(r, pre_vote=False)
-        else:
+        elif r.tracker.votes.get(r.id):
+            # Its own vote is among them, so its term is durable. etcd/raft leads without: with asynchronous writes the others' votes
+            # may come first, and what leads then, fails and restarts in the term before may win the same term again, and fill the
+            # same indexes with other entries.
             r.become_leader()
             leader.broadcast_append(r)
     elif result is VoteResult.LOST:

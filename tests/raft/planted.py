@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rafttoy.raft import core, election, follower, leader, members, rawnode, reads
+from rafttoy.raft import candidate, core, election, follower, leader, members, rawnode, reads
 from rafttoy.raft.core import Raft
 from rafttoy.raft.log import RaftLog
 from rafttoy.raft.messages import Message, MessageType
@@ -20,7 +20,7 @@ from rafttoy.raft.progress import Progress
 from rafttoy.raft.quorum import JointConfig, VoteResult
 from rafttoy.raft.rawnode import RawNode
 from rafttoy.raft.tracker import Tracker
-from rafttoy.raft.types import NONE, HardState
+from rafttoy.raft.types import NONE, HardState, StateRole
 from rafttoy.raft.unstable import Unstable
 from tests.raft.cluster import run
 from tests.raft.hosts import Host
@@ -66,7 +66,7 @@ def planted(name: str) -> Iterator[None]:
 
 def _tables() -> Any:
     """The tables of handlers as they are with the functions that stand in the modules now."""
-    modules = (election, follower, leader, reads, core)
+    modules = (candidate, election, follower, leader, reads, core)
 
     def now(handler: Any) -> Any:
         for module in modules:
@@ -370,6 +370,20 @@ def applies_twice_after_a_ready(put: Any) -> None:
         return rd
 
     put(RawNode, "ready", ready)
+
+
+@rare
+def leads_before_its_own_vote(put: Any) -> None:
+    """The votes of the others make a leader of a candidate whose own is not durable."""
+    original = candidate.on_vote_resp
+
+    def on_vote_resp(r: Raft, m: Message) -> None:
+        original(r, m)
+        if r.role is StateRole.CANDIDATE and r.tracker.tally()[2] is VoteResult.WON:
+            r.become_leader()
+            leader.broadcast_append(r)
+
+    put(candidate, "on_vote_resp", on_vote_resp)
 
 
 def caught_by(name: str, seeds: int = 100) -> tuple[int, str] | None:

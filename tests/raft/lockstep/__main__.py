@@ -34,6 +34,7 @@ CHANGES = {
             "\tswitch r.readOnly.option {\n\t// If more",
             "\tif answeredByOnlyVoter(r, m) {\n\t\treturn\n\t}\n\tswitch r.readOnly.option {\n\t// If more",
         ),
+        ("} else {\n\t\t\t\tr.becomeLeader()", "} else if r.trk.Votes[r.id] {\n\t\t\t\tr.becomeLeader()"),
     ],
     "rawnode.go": [("rn.raft.applyConfChange(", "applyUnlessSuperseded(rn.raft, ")],
 }
