@@ -29,6 +29,9 @@ Progress = Callable[[str, float], None]
 _BINDS_FROM = 0.7
 """A resource that is busy for a smaller share of the time does not bind: the round trips' latency does."""
 
+_INSTRUMENT_WITHIN = 2.0
+"""A result that reaches the harness's own throughput to within this factor is the instrument's as much as the group's."""
+
 
 class Cluster(msgspec.Struct, frozen=True):
     """A running cluster: `peers` are the addresses of nodes 1…N, `id` is the member (the leader) that runs here."""
@@ -47,6 +50,8 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     counters      of the leader's storage and links; `wal_syncs` among them
     write_amplification   bytes written to the host's device, by anyone, for each byte of payload that each of its peers appended
                   (of a local cluster; None elsewhere)
+    harness_ops_per_s     what the same load reaches in the same leader's process with nothing behind it: no core, log, links or engine
+                  (None in the model); a result within a factor of 2 of it is warned of
     ceiling       of a simulated run: the closed form of the same cell and model
     interval      of a prediction: {`ops_per_s`, `p50_us`, `p99_us`: [low, high]}, where the model says how well it was fitted
     """
@@ -76,6 +81,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     metrics: dict[str, dict[str, float]]
     counters: dict[str, float]
     write_amplification: float | None
+    harness_ops_per_s: float | None = None
     late: int
     verified: bool | None
     partial: bool
@@ -179,9 +185,20 @@ def run_grid(
                 verbose=verbose,
                 keep=keep,
                 fresh=fresh,
+                harness=True,
             )
         else:
-            run_local(batch, data_dir=data_dir, on_measured=measured, progress=moved, say=say, verbose=verbose, keep=keep, fresh=fresh)
+            run_local(
+                batch,
+                data_dir=data_dir,
+                on_measured=measured,
+                progress=moved,
+                say=say,
+                verbose=verbose,
+                keep=keep,
+                fresh=fresh,
+                harness=True,
+            )
         begun += len(batch)
     return results
 
@@ -235,9 +252,16 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         late=m.late,
         verified=m.verified,
         partial=m.partial,
-        warnings=m.warnings,
+        warnings=[*m.warnings, *_instrument_bound(rate, m.harness_ops_per_s)],
         manifest=made,
+        harness_ops_per_s=round(m.harness_ops_per_s, 1) if m.harness_ops_per_s is not None else None,
     )
+
+
+def _instrument_bound(ops_per_s: float, harness_ops_per_s: float | None) -> list[str]:
+    if harness_ops_per_s is None or ops_per_s * _INSTRUMENT_WITHIN < harness_ops_per_s:
+        return []
+    return [f"instrument-bound: with nothing behind it the client reaches {harness_ops_per_s:,.0f} ops/s, less than twice this result"]
 
 
 def _free_stages(model: Model, result: Result) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
 from rafttoy.ports import Packet, Ports, Sized, Task
-from rafttoy.proposal import AcknowledgedRun, Client, ProposalBuffer, Tracker, join_payloads
+from rafttoy.proposal import AcknowledgedRun, Desk, Tracker, join_payloads
 from rafttoy.raft import (
     NONE,
     ConfChange,
@@ -34,7 +34,6 @@ from rafttoy.raft import (
 from rafttoy.raft.entries import EntryBatch, EntryType
 from rafttoy.raft.runs import total_size
 from rafttoy.storage import Recovered, Storage
-from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
 
 __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_appends"]
@@ -144,7 +143,7 @@ class LogDigest:
         return f"{self.index}/{self.term}/{self.size}/{self._crc:08x}"
 
 
-class Peer:
+class Peer(Desk):
     """Steps of one peer in one epoch; made anew for the next."""
 
     def __init__(
@@ -165,17 +164,15 @@ class Peer:
         on_control: Callable[[bytes], None],
         by_reference: bool = False,
     ) -> None:
+        super().__init__(ports, Tracker(keep_runs=verify, on_run=on_acknowledged))
         self.id = id
         self.epoch = epoch
         self.tasks = ports.tasks
         self.storage = storage
         self.metrics = metrics
-        self.tracker = Tracker(keep_runs=verify, on_run=on_acknowledged)
-        self.proposals = ProposalBuffer()
         self.digest: LogDigest | None = LogDigest() if verify else None
         self.applied = recovered.applied
         self.is_leader = False
-        self.client: Client | None = None
         self._members = members
         self._options = options
         self._clock = ports.clock
@@ -183,7 +180,6 @@ class Peer:
         self._on_newer = on_newer
         self._on_control = on_control
         self._by_reference = by_reference
-        self._signal = Signal(ports.tasks)
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._outbox: dict[int, list[Message]] = {}
@@ -193,8 +189,8 @@ class Peer:
         self._ending = False
         self._ready_ns = 0
         stage = ports.cpu.stage
-        self._receiving, self._proposing, self._readying = stage("receive"), stage("propose"), stage("ready")
-        self._sending, self._acking, self._advancing, self._generating = stage("send"), stage("ack"), stage("advance"), stage("client")
+        self._receiving, self._readying = stage("receive"), stage("ready")
+        self._sending, self._advancing = stage("send"), stage("advance")
         rng = ports.random.stream(f"election-{epoch}")
         self.node = RawNode(
             Config(
@@ -219,11 +215,6 @@ class Peer:
 
     def receive(self, packet: Packet) -> None:
         self._packets.append(packet)
-        self._signal.set()
-
-    def propose(self, client: Client, token: Any, payloads: Any) -> None:
-        """Takes the proposals; `client` is told when they are acknowledged or lost."""
-        self.proposals.add(payloads, client, token)
         self._signal.set()
 
     def campaign(self) -> None:
@@ -383,21 +374,6 @@ class Peer:
         """Stands for `apply` where a lazy follower does not apply: the committed log is still followed, for verification."""
         if committed and self.digest is not None:
             self.digest.add(await self.storage.load(committed))
-
-    async def ack(self, committed: Sequence[EntryBatch]) -> None:
-        """Tells the client which of its proposals are done, and lets it propose again."""
-        client = self.client
-        if not committed or client is None:
-            return
-        mark = self._acking.start()
-        acknowledged = 0
-        for batch in committed:
-            acknowledged += self.tracker.finish(batch)
-        await self._acking.done(mark, acknowledged)
-        if acknowledged and client is self.client:  # the peer may have failed meanwhile
-            mark = self._generating.start()
-            client.turn()
-            await self._generating.done(mark, acknowledged)
 
     async def advance(self, rd: Ready) -> None:
         """Tells the core that the Ready was carried out."""

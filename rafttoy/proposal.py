@@ -16,14 +16,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rafttoy.ports import Sized
+from rafttoy.ports import Ports, Sized
 from rafttoy.raft.entries import EntryBatch, Payloads
+from rafttoy.sync import Signal
 
 __all__ = [
     "KEY_BYTES",
     "OVERHEAD_BYTES",
     "AcknowledgedRun",
     "Client",
+    "Desk",
     "PayloadMaker",
     "ProposalBuffer",
     "Tracker",
@@ -214,6 +216,39 @@ class Tracker:
         waiting, self._waiting = self._waiting, deque()
         for head in waiting:
             head.client.failed(head.token, head.skip, head.count - head.skip)
+
+
+class Desk:
+    """Where a peer deals with its client: takes what is proposed, and tells of what is done. A peer of a group is one; so is what
+    measures how fast the client could be served at most (`rafttoy.harness`)."""
+
+    def __init__(self, ports: Ports, tracker: Tracker) -> None:
+        self.proposals = ProposalBuffer()
+        self.tracker = tracker
+        self.client: Client | None = None
+        self._signal = Signal(ports.tasks)
+        stage = ports.cpu.stage
+        self._proposing, self._acking, self._generating = stage("propose"), stage("ack"), stage("client")
+
+    def propose(self, client: Client, token: Any, payloads: Payloads) -> None:
+        """Takes the proposals; `client` is told when they are acknowledged or lost."""
+        self.proposals.add(payloads, client, token)
+        self._signal.set()
+
+    async def ack(self, committed: Sequence[EntryBatch]) -> None:
+        """Tells the client which of its proposals are done, and lets it propose again."""
+        client = self.client
+        if not committed or client is None:
+            return
+        mark = self._acking.start()
+        acknowledged = 0
+        for batch in committed:
+            acknowledged += self.tracker.finish(batch)
+        await self._acking.done(mark, acknowledged)
+        if acknowledged and client is self.client:  # the peer may have failed meanwhile
+            mark = self._generating.start()
+            client.turn()
+            await self._generating.done(mark, acknowledged)
 
 
 def payload_ids(batch: EntryBatch) -> list[int]:

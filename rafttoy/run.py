@@ -9,6 +9,7 @@ import msgspec
 
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import CheckFailed, RunError
+from rafttoy.harness import harness_ceiling
 from rafttoy.member import Member, PeerReport
 from rafttoy.observe import Summary
 from rafttoy.peer import Peer
@@ -24,7 +25,8 @@ _STUCK_NS = 10_000_000_000
 
 
 class Measurement(msgspec.Struct, kw_only=True):
-    """What a run gave. Times in seconds, latencies in ns, batch sizes in proposals acknowledged at once."""
+    """What a run gave. Times in seconds, latencies in ns, batch sizes in proposals acknowledged at once. `harness_ops_per_s` is what
+    the same load reaches with nothing behind it, where that was measured."""
 
     ops: int
     seconds: float
@@ -36,6 +38,7 @@ class Measurement(msgspec.Struct, kw_only=True):
     verified: bool | None
     partial: bool
     warnings: list[str]
+    harness_ops_per_s: float | None = None
 
 
 async def run_cell(
@@ -47,17 +50,25 @@ async def run_cell(
     content: bool,
     samples: bool = False,
     expected: Sequence[AcknowledgedRun] = (),
+    ceilings: dict[tuple[int, int, bool], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Measurement:
     """Runs `cell` with `member` as its leader. With `stop()` true the run ends early and its result is partial. `expected` was
-    acknowledged in an earlier life of the group: it is looked for before the load begins.
+    acknowledged in an earlier life of the group: it is looked for before the load begins. `ceilings` are those of the harness in this
+    process, by load: one that is not among them is measured now, between election and load, and kept there.
 
     Raises RunError (no answer, no quorum, not elected), CheckFailed (verification), StorageError (this peer's disk)."""
     peer = await member.lead(epoch, cell, plan, stop)
     if expected:
         await _verify(member, peer, cell, expected)
     ports = member.ports
+    harness = None
+    if ceilings is not None:
+        name = (cell.conc, cell.bytes, bool(cell.rate))
+        if name not in ceilings:
+            ceilings[name] = await harness_ceiling(ports, cell, plan, content=content)
+        harness = ceilings[name]
     first_id = (peer.node.term << 40) + 1  # unique across the leaderships of a group that is resumed
     load = make_load(ports, cell, plan, peer.propose, content=content, first_id=first_id)
     peer.client = load
@@ -92,6 +103,7 @@ async def run_cell(
         verified=verified,
         partial=not _complete(load, plan),
         warnings=warnings,
+        harness_ops_per_s=harness,
     )
 
 

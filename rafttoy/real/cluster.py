@@ -188,11 +188,13 @@ def run_local(
     fresh: bool = False,
     ack_log: Path | None = None,
     cpus: Sequence[Sequence[int]] = (),
+    harness: bool = False,
 ) -> None:
     """Runs cells of one configuration on peers that are processes on loopback; measurements as they come, by position in `runs`.
 
     The peers serve all of `runs` without a restart. With `keep`, they keep their data in `data_dir`, and the first run resumes the
-    group that is there, unless `fresh` forgets it. Raises RunError or StorageError when a run fails; what was handed over stands."""
+    group that is there, unless `fresh` forgets it. With `harness` the leader also measures how fast its client is by itself. Raises
+    RunError or StorageError when a run fails; what was handed over stands."""
     cell = runs[0][0]
     group = _Group(say, verbose)
     with _directories(data_dir, keep=keep) as (root, words):
@@ -216,6 +218,7 @@ def run_local(
                     fresh=fresh,
                     resume=keep,
                     ack_log=str(ack_log) if ack_log is not None else "",
+                    harness=harness,
                 )
                 group.add(_Child(job, words / f"peer-{id}.err", cpus[(id - 1) % len(cpus)] if cpus else ()))
             _watch(group, len(runs), 1 if in_process else cell.nodes, on_measured, progress)
@@ -235,13 +238,25 @@ def drive_cluster(
     verbose: bool = False,
     keep: bool = False,
     fresh: bool = False,
+    harness: bool = False,
 ) -> None:
-    """Leads a running cluster as its member `id`, in a process of its own. `keep` and `fresh` as in `run_local`."""
+    """Leads a running cluster as its member `id`, in a process of its own. `keep`, `fresh` and `harness` as in `run_local`."""
     group = _Group(say, verbose)
     with _directories(data_dir, keep=keep) as (root, words):
         try:
             lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
-            job = Job(id, peers, str(root / f"peer-{id}"), runs[0][0], runs[0][1], time.time_ns(), lead, fresh=fresh, resume=keep)
+            job = Job(
+                id=id,
+                addresses=peers,
+                data_dir=str(root / f"peer-{id}"),
+                cell=runs[0][0],
+                plan=runs[0][1],
+                process_nanos=time.time_ns(),
+                lead=lead,
+                fresh=fresh,
+                resume=keep,
+                harness=harness,
+            )
             group.add(_Child(job, words / f"peer-{id}.err"))
             _watch(group, len(runs), 1, on_measured, progress)
         finally:

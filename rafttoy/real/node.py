@@ -47,6 +47,7 @@ class Lead(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     """`addresses` of nodes 1…N. With `lead` this node leads those runs, one after another, and ends.
 
+    harness   measure how fast the client is by itself, once a load
     fresh     forget what the data directory holds
     resume    the first run goes on with the epoch that the data directory holds, if any
     ack_log   a file: acknowledged runs are appended to it as they happen, and those that it held are verified
@@ -63,6 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     fresh: bool = False
     resume: bool = False
     ack_log: str = ""
+    harness: bool = False
 
 
 class Listening(msgspec.Struct, frozen=True, tag="listening"):
@@ -215,6 +217,7 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             shown = share
             emit(Moved(share))
 
+    ceilings: dict[tuple[int, int, bool], float] | None = {} if job.harness else None
     expected = _acknowledgements(member, job.ack_log) if job.ack_log else []
     for i, run in enumerate(job.lead or ()):
         resumes = job.resume and not i and member.epoch != Epoch()
@@ -226,6 +229,7 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             content=True,
             samples=job.samples,
             expected=expected if resumes else (),
+            ceilings=ceilings,
             stop=stop.is_set,
             progress=progress,
         )
