@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import simpy
 
 from rafttoy.errors import StorageError
 from rafttoy.ports import Buffer, Sized
 from rafttoy.sim.disk import SimDisk
-from rafttoy.sim.runtime import Loop, Timer
+from rafttoy.sim.runtime import Loop, Timer, Until
 from rafttoy.sim.store import Inode, SimStore
 
 __all__ = ["DiskFaults", "SimFile", "SimFiles"]
@@ -44,46 +48,52 @@ class DiskFaults:
         return left == 0
 
 
+def _nothing() -> None:
+    pass
+
+
+class _Call:
+    """A write or sync on the disk thread: `carry_out` happens when its turn comes, what `sync` promises when it ends. Neither asks
+    whether the task that called is still there."""
+
+    __slots__ = ("carry_out", "changes", "failure", "inode", "sync")
+
+    def __init__(self, carry_out: Callable[[], None], inode: Inode, failure: str | None, sync: bool) -> None:
+        self.carry_out, self.inode, self.failure, self.sync = carry_out, inode, failure, sync
+        self.changes = 0
+
+
 class SimFile:
     def __init__(self, name: str, inode: Inode, files: SimFiles) -> None:
         self.name = name
         self._inode = inode
         self._files = files
+        self._size = inode.size  # as of the calls made; the inode's, as of those carried out
         self._unreadable = inode.virtual  # by another incarnation; what this one writes, it knows
 
     def size(self) -> int:
-        return self._inode.size
+        return self._size
 
     def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
-        files, inode = self._files, self._inode
-        total = sum(map(len, buffers))
-        grows = offset + total > inode.size
-        failure = files.write_failure(self.name, offset + total - inode.size)
-        if failure is None:
-            self._put(offset, buffers, total)
-            if sync:
-                failure = files.sync_failure(self.name)
-        end_ns = files.begin_write(total, sync=sync, grows=grows)
-        return self._ended(end_ns, failure, inode.changes(), sync=sync)
-
-    async def _ended(self, end_ns: int, failure: str | None, changes: int, *, sync: bool) -> None:
         files = self._files
-        await files.until(end_ns)
-        if failure is not None:
-            raise StorageError(failure)
-        if sync and files.durable and not (files.faults is not None and files.faults.lying_sync):
-            self._inode.settle(changes)
-            files.called()
-
-    def _put(self, offset: int, buffers: Sequence[Buffer], total: int) -> None:
-        inode = self._inode
+        total = sum(map(len, buffers))
+        end = offset + total
+        grows = end > self._size
+        failure = files.write_failure(self.name, end - self._size)
+        self._size = max(self._size, end)
         self._unreadable = False
+        put = partial(self._put, offset, buffers, end) if failure is None else _nothing
+        if sync and failure is None:
+            failure = files.sync_failure(self.name)
+        return files.stand_in_line(_Call(put, self._inode, failure, sync), files.begin_write(total, sync=sync, grows=grows))
+
+    def _put(self, offset: int, buffers: Sequence[Buffer], end: int) -> None:
+        inode = self._inode
         if inode.virtual or any(isinstance(buffer, Sized) for buffer in buffers):
             inode.virtual = True
-            inode.size = max(inode.size, offset + total)
+            inode.size = max(inode.size, end)
         else:
             inode.write(offset, b"".join(buffers))  # type: ignore[arg-type]
-        self._files.called()
 
     async def pread(self, offset: int, length: int) -> bytes:
         files, inode = self._files, self._inode
@@ -100,14 +110,14 @@ class SimFile:
     async def sync(self) -> None:
         files = self._files
         failure = files.sync_failure(self.name)
-        await self._ended(files.begin_write(0, sync=True, grows=False), failure, self._inode.changes(), sync=True)
+        await files.stand_in_line(_Call(_nothing, self._inode, failure, True), files.begin_write(0, sync=True, grows=False))
 
     async def truncate(self, size: int) -> None:
-        if failure := self._files.write_failure(self.name, 0):
-            raise StorageError(failure)
-        self._inode.resize(size)
-        self._files.called()
-        await self._files.written(0, sync=False, grows=False)
+        files = self._files
+        failure = files.write_failure(self.name, 0)
+        self._size = size
+        resize = partial(self._inode.resize, size) if failure is None else _nothing
+        await files.stand_in_line(_Call(resize, self._inode, failure, False), files.begin_write(0, sync=False, grows=False))
 
     async def close(self) -> None:
         pass
@@ -121,6 +131,7 @@ class SimFiles:
         self._env = loop.env
         self._disk = disk
         self._thread_free_ns = self._busy_ns = self._cpu_ns = 0
+        self._line: deque[_Call] = deque()
         self._busy_ns = self._cpu_ns = 0
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
@@ -149,11 +160,39 @@ class SimFiles:
         self._busy_ns += end_ns - begin_ns
         return end_ns + half_ns
 
-    async def until(self, end_ns: int) -> None:
-        await Timer(self._loop, max(0, end_ns - self._now()))
+    def stand_in_line(self, call: _Call, end_ns: int) -> Awaitable[None]:
+        """Calls are carried out one after another, as on the one thread of a real directory: nothing of a write is on the disk before
+        the one ahead of it, and its sync, have ended."""
+        line = self._line
+        line.append(call)
+        if len(line) == 1:
+            self._start(call)
+        event = self._env.timeout(end_ns - self._now())
+        assert event.callbacks is not None
+        event.callbacks.append(self._ended)
+        return self._outcome(event, call)
+
+    def _start(self, call: _Call) -> None:
+        call.carry_out()
+        call.changes = call.inode.changes()
+        self.called()
+
+    def _ended(self, _: simpy.Event) -> None:
+        call = self._line.popleft()
+        if call.sync and call.failure is None and self.durable and not (self.faults is not None and self.faults.lying_sync):
+            call.inode.settle(call.changes)
+            self.called()
+        if self._line:
+            self._start(self._line[0])
+
+    async def _outcome(self, event: simpy.Event, call: _Call) -> None:
+        await Until(self._loop, event)
+        if call.failure is not None:
+            raise StorageError(call.failure)
 
     async def written(self, nbytes: int, *, sync: bool, grows: bool) -> None:
-        await self.until(self.begin_write(nbytes, sync=sync, grows=grows))
+        """Waits as a write would that has nothing to do with the content of files."""
+        await Timer(self._loop, self.begin_write(nbytes, sync=sync, grows=grows) - self._now())
 
     async def has_read(self, nbytes: int) -> None:
         disk = self._disk

@@ -98,6 +98,19 @@ class SimFuture:
         return value
 
 
+class Until:
+    """Resumes once `event` has happened and the loop is free."""
+
+    __slots__ = ("_event", "_loop")
+
+    def __init__(self, loop: Loop, event: simpy.Event) -> None:
+        self._loop, self._event = loop, event
+
+    def __await__(self) -> Generator[simpy.Event, Any, None]:
+        yield self._event
+        yield from self._loop.free()
+
+
 class Timer:
     """Resumes after `duration_ns`, once the loop is free."""
 

@@ -16,7 +16,7 @@ depends on the one before. That is a loop by nature: it runs in C (`accumulate` 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 
 import google_crc32c
@@ -54,7 +54,7 @@ _UNSIGNED = struct.Struct("<Q")
 _PADS = [bytes(n) for n in range(8)]
 _extend = google_crc32c.extend
 
-_VECTOR_FROM = 8  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_FROM = 16  # below this many entries a Python loop beats numpy's fixed cost
 _LARGE = 8 << 10  # from here on, copying an entry costs more than handling it by itself
 
 
@@ -144,26 +144,50 @@ def _one_by_one(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
 
 
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    """As `_one_by_one`. The usual checksum takes five bytes as a varint: then records are rows of one matrix. The one in sixteen that
+    is shorter is made by itself and stands between the rows."""
     entry, count = _entry_bytes(run), run.count
-    datas = list(chain.from_iterable(struct.iter_unpack(f"<{run.stride - entry}x{entry}s", run.frames)))  # type: ignore[arg-type]
-    sums = list(accumulate(datas, _extend, initial=crc))
-    crcs = np.array(sums[1:], dtype=np.uint32)
-    # the usual checksum takes five bytes as a varint: its heads are one template with the checksum's septets set in
+    head = run.stride - entry
+    sums = list(accumulate(_slices(run.frames, count, head, entry), _extend, initial=crc))
+    crcs = np.fromiter(sums, dtype=np.uint32, count=count + 1)[1:]
     template, padding = _head(entry, 0xFFFFFFFF)
-    heads = np.empty((count, len(template)), dtype=np.uint8)
-    heads[:] = np.frombuffer(template, dtype=np.uint8)
-    septets = (crcs[:, None] >> np.arange(0, 35, 7, dtype=np.uint32)).astype(np.uint8)
+    begin, row = len(template), len(template) + entry + padding
+    rows = np.empty((count, row), dtype=np.uint8)
+    rows[:, :begin] = np.frombuffer(template, dtype=np.uint8)
+    septets = (crcs[:, None] >> _SEPTETS).astype(np.uint8)
     septets[:, :4] |= np.uint8(0x80)
-    heads[:, 11:16] = septets
-    head_list = list(chain.from_iterable(struct.iter_unpack(f"{len(template)}s", heads.reshape(-1).data)))
-    pads = [_PADS[padding]] * count
-    for i in np.flatnonzero(crcs < 1 << 28).tolist():  # one in sixteen is shorter
-        head_list[i], short = _head(entry, sums[i + 1])
-        pads[i] = _PADS[short]
-    parts: list[bytes] = [b""] * (3 * count)
-    parts[0::3], parts[1::3], parts[2::3] = head_list, datas, pads
-    joined = b"".join(parts)
-    return [joined], len(joined), sums[-1]
+    rows[:, 11:16] = septets
+    rows[:, begin : begin + entry] = np.frombuffer(run.frames, dtype=np.uint8).reshape(count, run.stride)[:, head:]  # type: ignore[arg-type]
+    rows[:, begin + entry :] = 0
+    flat = rows.reshape(-1).data
+    buffers: list[Buffer] = []
+    size = done = 0
+    for i in np.flatnonzero(crcs < 1 << 28).tolist():
+        if i > done:
+            buffers.append(flat[done * row : i * row])
+        short, padding = _head(entry, sums[i + 1])
+        end = (i + 1) * row - (row - begin - entry)
+        buffers += (short, flat[end - entry : end], _PADS[padding])
+        size += len(short) + entry + padding - row
+        done = i + 1
+    if done < count:
+        buffers.append(flat[done * row :])
+    return buffers, size + count * row, sums[-1]
+
+
+_SEPTETS = np.arange(0, 35, 7, dtype=np.uint32)
+_AT_A_TIME = 64
+
+
+def _slices(frames: Buffer | None, count: int, head: int, entry: int) -> Iterator[bytes]:
+    """The entries of frames with heads of `head` bytes: a struct of many takes them apart three times as fast as many structs of one."""
+    many = struct.Struct(f"{head}x{entry}s" * _AT_A_TIME)  # the module keeps compiled ones
+    whole = count // _AT_A_TIME
+    pieces = [many.unpack_from(frames, i * many.size) for i in range(whole)]  # type: ignore[arg-type]
+    rest = count % _AT_A_TIME
+    if rest:
+        pieces.append(struct.unpack_from(f"{head}x{entry}s" * rest, frames, whole * many.size))  # type: ignore[arg-type]
+    return chain.from_iterable(pieces)
 
 
 def handed_over(offset: int, buffers: Sequence[Buffer]) -> int:

@@ -336,7 +336,8 @@ class EtcdWal:
 
 
 class _Records:
-    """What one write appends: for each save its entries, its hard state, its mark (whose hard state must be there before it)."""
+    """What one write appends: for each save its entries, its hard state, its mark. Whichever of these records a crash leaves, the commit
+    index is in the log: where a mark is ahead of it, the term and the vote come before the mark, and the commit index behind it."""
 
     __slots__ = ("buffers", "crc", "entries", "entry_bytes", "hard_state", "marked", "placed", "size")
 
@@ -355,12 +356,21 @@ class _Records:
                 self.size += size
                 self.entries += batch.count
                 self.entry_bytes += batch.size
-            if save.hard_state is not None and save.hard_state != EMPTY_HARD_STATE:
-                self._record(STATE, save.hard_state.encode())
-                self.hard_state = save.hard_state
+            state = save.hard_state
+            if state is not None and state != EMPTY_HARD_STATE:
+                if save.mark is not None and state.commit > self.hard_state.commit:
+                    self._state(HardState(state.term, state.vote, self.hard_state.commit))
+                else:
+                    self._state(state)
             if save.mark is not None:
                 self._record(SNAPSHOT, encode_mark(save.mark))
                 self.marked = True
+                if state is not None and state != self.hard_state:
+                    self._state(state)
+
+    def _state(self, state: HardState) -> None:
+        self._record(STATE, state.encode())
+        self.hard_state = state
 
     def _record(self, type: int, data: bytes) -> None:
         record, self.crc = encode_record(type, data, self.crc)

@@ -50,10 +50,17 @@ class Replay:
         log.append(batches)
 
     def add_mark(self, mark: SnapshotMetadata) -> None:
-        """The log begins behind `mark`; where it does not reach so far, nothing of it counts."""
+        """The log begins behind `mark`; where it does not hold the mark's entry, nothing of it counts. That entry may be in a segment
+        that was released since: then the next one tells, for terms never decrease along a log."""
         self.mark = mark
-        log = self._log
-        if mark.index > log.last_index() or (mark.index >= log.first_index() and not log.holds(mark.index, mark.term)):
+        log, index = self._log, mark.index
+        if index > log.last_index():
+            lacks = True
+        elif index >= log.first_index():
+            lacks = not log.holds(index, mark.term)
+        else:
+            lacks = log.first_index() <= index + 1 <= log.last_index() and log.term(index + 1) < mark.term
+        if lacks:
             log.restore(EMPTY_HARD_STATE, mark, ())
 
     def finish(self, notes: list[str]) -> WalState:

@@ -133,7 +133,7 @@ class Histories:
 
     def judge(self, image: SimStore, acknowledged: State, under_way: Sequence[Steps], rng: np.random.Generator, depth: int = 0) -> None:
         self.tally.images += 1
-        bed = SimBed(image)
+        bed = SimBed(image, seed=0)
 
         async def look(ports: Ports) -> tuple[State, int]:
             storage = self._make(ports)
@@ -360,8 +360,10 @@ class _History:
         index = max(self._applied + 1, int(self._rng.integers(state.before[0], state.last + 10)))
         snapshot = Snapshot(b"", SnapshotMetadata(ConfState((1, 2, 3)), index, term))
         hard_state = HardState(term, 1, index)
+        known = (self._held or state.hard_state).commit, state.hard_state.commit
         self._held = None
-        self._under_way = [[State((index, term), (), hard_state)]]
+        voted = [state.with_hard_state(HardState(term, 1, commit)) for commit in known]  # of the snapshot nothing is known yet
+        self._under_way = [[*voted, State((index, term), (), hard_state)]]
         await storage.install_snapshot(snapshot, hard_state)
         self._applied = index
 
