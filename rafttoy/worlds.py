@@ -12,12 +12,25 @@ from pathlib import Path
 from rafttoy.cell import Cell, Plan
 from rafttoy.real.bench import RealBench
 from rafttoy.real.cluster import drive_cluster, run_local
+from rafttoy.real.device import SyncReport, check_sync
 from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
 from rafttoy.sim.bench import SimBench
 from rafttoy.sim.model import Model
 from rafttoy.sim.world import run_sim
 
-__all__ = ["TRANSPORTS", "WORLDS", "RealBench", "SimBench", "cores", "drive_cluster", "run_local", "run_sim", "serve_peer"]
+__all__ = [
+    "TRANSPORTS",
+    "WORLDS",
+    "RealBench",
+    "SimBench",
+    "SyncReport",
+    "check_sync",
+    "cores",
+    "drive_cluster",
+    "run_local",
+    "run_sim",
+    "serve_peer",
+]
 
 WORLDS = ("real", "sim")
 

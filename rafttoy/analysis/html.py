@@ -173,6 +173,7 @@ def _made(results: Sequence[Result]) -> str:
         facts = {
             "host": ", ".join(f"{name} {value}" for name, value in made.get("host", {}).items()),
             "versions": ", ".join(f"{name} {value}" for name, value in made.get("versions", {}).items()),
+            "disk": ", ".join(f"{name} {value}" for name, value in made.get("disk", {}).items() if value not in (None, "", [])),
             "commit": made.get("commit", ""),
             "flags": " ".join(f"--{name} {value}" for name, value in made.get("flags", {}).items()),
         }

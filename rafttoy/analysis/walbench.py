@@ -10,30 +10,35 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from rich import box
+from rich.table import Table
 
+from rafttoy.analysis.formats import human_count, human_us
 from rafttoy.ports import Ports
 from rafttoy.proposal import PayloadMaker
 from rafttoy.raft.entries import EntryBatch, EntryType
 from rafttoy.storage import Storage, make_storage, parse_wal
 from rafttoy.worlds import RealBench
 
-__all__ = ["BATCHES", "BYTES", "WalCell", "WalResult", "gobench_line", "run_wal_bench", "save_batches"]
+__all__ = ["BATCHES", "BYTES", "Bench", "WalCell", "WalResult", "gobench_line", "run_wal_bench", "save_batches", "table"]
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 BYTES = (1, 16, 256, 4096, 32768)
 
 T = TypeVar("T")
 
-_ROUNDS = 8
+_ROUNDS = 16
 _BLOCK = 4096
 _OVERHEAD_BYTES = 128  # of a group of one batch
-_MOST_BYTES = 256 << 20  # of one slice: a model's disk may be fast, and a real one small
+_PAUSE_NS = 20_000_000
+_AHEAD_BYTES = 64 << 20  # made before each slice
 _FEWEST = 8
 
 
@@ -48,7 +53,7 @@ class WalCell(msgspec.Struct, frozen=True):
 
 class WalResult(msgspec.Struct, frozen=True):
     """Of one cell. Times in µs; `of_raw` is the log's rate over the raw device's (1.0: as fast as synced writes of that size can be), the
-    median of the turns.
+    median of the turns; None of a log that writes nothing.
 
     save_us   of one save, from call to durable: p50 and p99
     batch_us  elapsed time over batches saved
@@ -67,7 +72,7 @@ class WalResult(msgspec.Struct, frozen=True):
     ops_per_s: float
     mb_per_s: float
     raw_us: float
-    of_raw: float
+    of_raw: float | None
     syncs: int
     device_bytes_per_byte: float
 
@@ -78,6 +83,9 @@ class Bench(Protocol):
     name: str
     content: bool
     sync: str
+
+    def wals(self) -> tuple[str, ...]:
+        """Every log of this world that writes."""
 
     def run(self, main: Callable[[Ports], Awaitable[T]]) -> T: ...
 
@@ -98,16 +106,28 @@ class _Saver:
         self._ports = ports
         self._storage = storage
         self._depth = depth
+        self._cell, self._content = cell, content
         self._batches = _batches(cell, content=content)
-        self._until_ns = self._left = self._running = 0
+        self._ahead: deque[EntryBatch] = deque()
+        self._until_ns = self._running = 0
         self.durations: list[int] = []
         self.payload_bytes = 0
 
+    async def restart(self) -> None:
+        """Empties the log, so that it is in the state it lives in: its segments are recycled, none has to be made beside the saves."""
+        await self._storage.reset()
+        self._ahead.clear()
+        self._batches = _batches(self._cell, content=self._content)
+        await self._ports.clock.sleep_ns(_PAUSE_NS)
+
     async def slice(self, seconds: float, most: int) -> int:
-        """Saves for `seconds`, or `most` batches; the time that took, in ns."""
+        """Saves for `seconds`, or `most` batches; the time that took, in ns. Encoding proposals is not the log's work: the batches are
+        made before."""
         clock, tasks = self._ports.clock, self._ports.tasks
+        while len(self._ahead) < most:
+            self._ahead.append(next(self._batches))
         begin_ns = clock.now_ns()
-        self._until_ns, self._left = begin_ns + int(seconds * 1e9), most
+        self._until_ns = begin_ns + int(seconds * 1e9)
         ended = tasks.future()
         self._running = self._depth
 
@@ -128,10 +148,10 @@ class _Saver:
     async def _work(self) -> None:
         clock, save = self._ports.clock, self._storage.save
         fewest = _FEWEST
-        while self._left > 0 and (clock.now_ns() < self._until_ns or fewest > 0):
-            self._left -= 1
+        ahead = self._ahead
+        while ahead and (clock.now_ns() < self._until_ns or fewest > 0):
             fewest -= 1
-            entries = next(self._batches)
+            entries = ahead.popleft()
             self.payload_bytes += entries.payload_bytes
             begin_ns = clock.now_ns()
             await save([entries], None, sync=True)
@@ -139,7 +159,7 @@ class _Saver:
 
 
 def _batches(cell: WalCell, *, content: bool) -> Iterator[EntryBatch]:
-    """The log of a run, made ahead a little: encoding proposals is not the log's work."""
+    """The log of a run."""
     maker = PayloadMaker(np.random.default_rng(1), cell.bytes, content=content)
     payloads = maker.make(cell.batch)
     first = 1
@@ -156,24 +176,25 @@ async def _measure(bench: Bench, cell: WalCell, depth: int, seconds: float, port
     saver = _Saver(ports, storage, cell, depth, content=bench.content)
     encoded = next(_batches(cell, content=False)).size
     size = math.ceil((encoded + _OVERHEAD_BYTES) / _BLOCK) * _BLOCK
-    most = max(_FEWEST * depth, _MOST_BYTES // _ROUNDS // size)
     await saver.slice(0, _FEWEST * depth)  # warm: the first writes touch pages for the first time
     saver.durations.clear()
     saver.payload_bytes = 0
-    syncs = -storage.counters()["wal_syncs"]
-    handed = -storage.counters()["wal_bytes"]
     raw: list[int] = []
     shares: list[float] = []
-    elapsed_ns = written = 0
+    elapsed_ns = written = handed = syncs = 0
+    share = seconds / _ROUNDS
     for _ in range(_ROUNDS):
-        before, count = bench.device_bytes(), len(saver.durations)
-        slice_ns = await saver.slice(seconds / _ROUNDS, most)
+        alone = bench.raw(size, share / 2)
+        fit = int(2 * share * 1e9 / (sum(alone) / len(alone)))
+        await saver.restart()
+        before, count, counters = bench.device_bytes(), len(saver.durations), storage.counters()
+        slice_ns = 1 + await saver.slice(share, max(_FEWEST * depth, min(fit, _AHEAD_BYTES // size)))
         elapsed_ns += slice_ns
         written += bench.device_bytes() - before
-        alone = bench.raw(size, seconds / _ROUNDS / 2)
+        handed += storage.counters()["wal_bytes"] - counters["wal_bytes"]
+        syncs += storage.counters()["wal_syncs"] - counters["wal_syncs"]
         shares.append(sum(alone) / len(alone) / slice_ns * (len(saver.durations) - count))
         raw += alone
-    counters = storage.counters()
     await storage.close()
     count = len(saver.durations)
     batch_ns, raw_ns = elapsed_ns / count, sum(raw) / len(raw)
@@ -192,9 +213,9 @@ async def _measure(bench: Bench, cell: WalCell, depth: int, seconds: float, port
         ops_per_s=round(cell.batch / batch_ns * 1e9, 1),
         mb_per_s=round(cell.batch * cell.bytes / batch_ns * 1e3, 3),
         raw_us=round(raw_ns / 1e3, 2),
-        of_raw=round(statistics.median(shares), 3),
-        syncs=syncs + counters["wal_syncs"],
-        device_bytes_per_byte=round((written or handed + counters["wal_bytes"]) / saver.payload_bytes, 3),
+        of_raw=round(statistics.median(shares), 3) if handed else None,
+        syncs=syncs,
+        device_bytes_per_byte=round((written or handed) / saver.payload_bytes, 3),
     )
 
 
@@ -240,3 +261,39 @@ def gobench_line(result: WalResult, cores: int) -> str:
     name = f"BenchmarkWal/wal={result.wal}/batch={result.batch}/bytes={result.bytes}-{cores}"
     rate = result.batch * result.bytes / result.batch_us
     return "\t".join([name, f"{result.batches:8d}", f"{result.batch_us * 1e3:10.0f} ns/op", f"{rate:8.2f} MB/s"])
+
+
+def table(results: Sequence[WalResult]) -> Table:
+    """A row a cell. `of raw` is the log's rate over that of the device."""
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    out.add_column("wal", no_wrap=True)
+    for heading in (
+        "batch",
+        "bytes",
+        "entries/s",
+        "MB/s",
+        "a batch",
+        "save p50",
+        "save p99",
+        "raw device",
+        "of raw",
+        "batches/sync",
+        "write amp",
+    ):
+        out.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        out.add_row(
+            result.wal,
+            str(result.batch),
+            str(result.bytes),
+            human_count(result.ops_per_s),
+            f"{result.mb_per_s:.2f}",
+            human_us(result.batch_us),
+            human_us(result.save_us["p50"]),
+            human_us(result.save_us["p99"]),
+            human_us(result.raw_us),
+            f"{100 * result.of_raw:.0f} %" if result.of_raw is not None else "",
+            f"{result.batches / result.syncs:.2f}" if result.syncs else "",
+            f"{result.device_bytes_per_byte:.2f}",
+        )
+    return out

@@ -21,8 +21,9 @@ from rafttoy.cell import Cell
 from rafttoy.errors import CheckFailed
 from rafttoy.experiment import Result
 from rafttoy.sim.model import Model
+from rafttoy.worlds import SyncReport
 
-__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_foreign", "tell_warnings"]
+__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_doubts", "tell_foreign", "tell_warnings"]
 
 _WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
 
@@ -55,6 +56,12 @@ def tell_foreign(model: Model) -> None:
     """That a model is of another host, if it is."""
     if text := foreign(model):
         note(text)
+
+
+def tell_doubts(report: SyncReport) -> None:
+    """What is not plausible about a device's syncs, if anything is."""
+    for doubt in report.doubts:
+        note(f"{report.directory}: {doubt}")
 
 
 @contextmanager

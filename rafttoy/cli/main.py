@@ -16,7 +16,7 @@ from rafttoy.errors import ConfigError, RafttoyError, unknown
 
 __all__ = ["COMMANDS", "cli", "main"]
 
-COMMANDS = ("compare", "bench", "sim", "explain", "sweep", "calibrate", "report", "peer", "list")
+COMMANDS = ("compare", "bench", "sim", "explain", "sweep", "calibrate", "report", "wal-bench", "peer", "list")
 """In the order of the help. Each is `command` of the module of its name (`wal-bench`: `wal_bench`)."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

@@ -12,9 +12,10 @@ from rafttoy.ports import Ports
 from rafttoy.randomness import SeededRandomness
 from rafttoy.real.device import RawDevice
 from rafttoy.real.files import RealFiles, device_bytes
-from rafttoy.real.kv import RealKvStores
+from rafttoy.real.kv import RealKvStores, installed
 from rafttoy.real.node import start_loop
 from rafttoy.real.runtime import RealClock, RealCpu, RealTasks
+from rafttoy.storage import WALS
 
 __all__ = ["RealBench"]
 
@@ -43,6 +44,9 @@ class RealBench:
         self._device.__exit__()
         assert self._root is not None
         self._root.cleanup()
+
+    def wals(self) -> tuple[str, ...]:
+        return tuple(name for name in WALS if name != "mem" and installed(name))
 
     def run(self, main: Callable[[Ports], Awaitable[T]]) -> T:
         outcome: list[T] = []

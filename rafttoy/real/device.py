@@ -109,8 +109,10 @@ _ROTATION_FLOOR_US = 1000.0
 """A disk that turns waits for its platter: 7,200 rotations a minute are 8.3 ms each."""
 
 
-def check_sync(directory: Path, *, seconds: float = 0.5, fio: bool = True) -> SyncReport:
-    """Measures, compares with what is plausible and with fio, and says what is doubtful. Raises StorageError if it cannot write."""
+def check_sync(directory: Path | None, *, seconds: float = 0.25, fio: bool = True) -> SyncReport:
+    """Measures, compares with what is plausible and with fio, and says what is doubtful, of the device that holds `directory` (default:
+    the system's temporary one). Raises StorageError if it cannot write."""
+    directory = directory or Path(tempfile.gettempdir())
     with RawDevice(directory, file_bytes=8 << 20) as device:
         synced = statistics.median(device.measure(_BLOCK, seconds, least=32)) / 1e3
     with RawDevice(directory, sync="none", file_bytes=8 << 20) as device:

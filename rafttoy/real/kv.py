@@ -239,6 +239,11 @@ KINDS = ("leveldb", "rocksdb", "dict")
 _MODULES = {"leveldb": "plyvel", "rocksdb": "rocksdict"}
 
 
+def installed(kind: str) -> bool:
+    """Whether a store of this kind can be opened here."""
+    return kind not in _MODULES or importlib.util.find_spec(_MODULES[kind]) is not None
+
+
 class RealKvStores:
     """Stores below the directory `root`, each in its own directory, made when it is opened."""
 
@@ -252,7 +257,7 @@ class RealKvStores:
             raise ConfigError(f"no key-value store {kind!r}: one of {', '.join(KINDS)}")
         if kind == "dict":
             return _Dict(self._cpu.stage("kv.dict"))
-        if importlib.util.find_spec(_MODULES[kind]) is None:
+        if not installed(kind):
             raise ConfigError(f"{kind} needs the package {_MODULES[kind]}: pip install 'rafttoy[{kind}]'")
         path = str(self._root / name)
         thread = DiskThread(self._loop, f"rafttoy-{kind}")

@@ -15,6 +15,7 @@ from rafttoy.sim.files import SimFiles
 from rafttoy.sim.kv import SimKvStores
 from rafttoy.sim.model import Model
 from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.storage import ENGINES, WALS
 
 __all__ = ["SimBench"]
 
@@ -39,6 +40,10 @@ class SimBench:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def wals(self) -> tuple[str, ...]:
+        known = self._model.software.kv
+        return tuple(name for name in WALS if name in known or name not in ENGINES)
 
     def _disk(self, env: simpy.Environment) -> tuple[SimHost, SimDisk]:
         hardware = self._model.hardware

@@ -77,6 +77,7 @@ def check(result: WalResult, cell: WalCell, depth: int) -> None:
     assert result.mb_per_s == pytest.approx(result.ops_per_s * cell.bytes / 1e6, rel=0.01)
     assert 0 < result.syncs <= result.batches + 1
     assert result.save_us["p50"] <= result.save_us["p99"]
+    assert result.of_raw is not None
     assert result.of_raw > 0
 
 
@@ -104,6 +105,15 @@ def test_large_groups_keep_the_device_busy() -> None:
 def test_an_unknown_log_is_the_users_error() -> None:
     with SimBench(MODEL) as bench, pytest.raises(ConfigError, match="--wal"):
         run_wal_bench(bench, ["fiel"])
+
+
+def test_a_log_that_writes_nothing_is_compared_with_nothing() -> None:
+    with SimBench(MODEL) as bench:
+        assert "mem" not in bench.wals()
+        (result,) = run_wal_bench(bench, ["mem:1ms"], [1], [256], depth=1, seconds=0.5)
+        assert (result.of_raw, result.syncs) == (None, 0)
+        assert result.batch_us == pytest.approx(1000, rel=0.01)
+        run_wal_bench(bench, ["mem"], [1], [256], seconds=0.1)  # takes no time at all
 
 
 @pytest.mark.real
