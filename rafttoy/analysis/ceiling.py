@@ -259,7 +259,8 @@ class _Round:
         self._take = self._stage("receive", 1, sent / followers) + self._packets(1, sent / followers, link.receive) if followers else 0.0
         self._answer = self._stage("send", 1, _HEADER_BYTES) + self._packets(1, _HEADER_BYTES, link.send)
         follows = self._apply_loop if shape.apply is ApplyOn.ALL else 0.0
-        self._follower = self._take + self._ready + advance + self._encode + self._answer + follows if followers else 0.0
+        turn = self._ready / turns + advance / turns  # the commit of one batch comes with the next
+        self._follower = self._take + turn + self._encode + self._answer + follows if followers else 0.0
         beside = self._packets(2, sent / followers + _HEADER_BYTES, link.background) if followers else 0.0
         self._beside = (
             2 * followers * beside
@@ -283,8 +284,11 @@ class _Round:
             end += self._apply_ns  # a loop that applies in line takes no proposals meanwhile, acknowledged early or not
         if not self._followers:
             return begin + save + end
-        before = self._send + self._flight(self._frames + _HEADER_BYTES) + self._take + self._ready / 2 + self._encode
-        after = self._answer + self._flight(_HEADER_BYTES) + self._first_answers
+        packet = self._frames + _HEADER_BYTES
+        needed = self._quorum - 1  # packets leave one after another; only those that make the quorum are waited for
+        leave = self._packets(needed, needed * packet, self._link.send)
+        before = leave + self._flight(packet) + self._take + self._ready / 2 + self._encode
+        after = self._packets(1, _HEADER_BYTES, self._link.send) + self._flight(_HEADER_BYTES) + self._first_answers
         remote = before + self._quorum_sync + after
         if not shape.parallel:
             return begin + save + remote + end

@@ -1,0 +1,187 @@
+"""How well predictions hold on cells that no fit has seen: one command, from calibration to a line in the ledger.
+
+    python benchmarks/accuracy.py --into accuracy.jsonl
+
+Calibrates a model of this host on training cells, measures every test cell at least three times, in interleaved rounds, predicts it,
+and prints errors of throughput, p50 and p99, the worst cell, how many pairs of pipelines stand in the right order, and the noise. The
+two lists of cells are printed and disjoint. Interrupted, it goes on where it ended (with the model that it wrote). It wants a quiet
+host and takes about half an hour; `--small` is its own test.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from rafttoy.analysis import formats, ledger
+from rafttoy.analysis.calibrate import calibrate, training_cells
+from rafttoy.analysis.compare import Comparison, compare
+from rafttoy.analysis.compare_text import detail_tables, verdict
+from rafttoy.analysis.html import page
+from rafttoy.analysis.interval import prediction_interval
+from rafttoy.analysis.models import dump_model, open_model
+from rafttoy.analysis.plans import brief
+from rafttoy.analysis.sweep import sweep
+from rafttoy.cell import Cell, Plan
+from rafttoy.cli.console import note, print_table, progress
+from rafttoy.cli.types import COUNT, DURATION
+from rafttoy.errors import RafttoyError
+from rafttoy.experiment import Result
+from rafttoy.pipeline import PIPELINES
+from rafttoy.sim.model import Model
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = (0.3, 0.6, 0.9)
+"""Of what a closed loop of `SATURATED` reaches: the rates of the open loops."""
+
+SATURATED = 1024
+PREDICTED_ROUNDS = 1000
+Storage = tuple[str, str, str]
+FILE: Storage = ("split", "file", "leveldb")
+MEMORY: Storage = ("split", "mem", "mem")
+COMBINED: Storage = ("leveldb", "leveldb", "leveldb")
+ETCD: Storage = ("split", "etcd", "mem")
+
+
+def cells_of(pipelines: Sequence[str], storage: Storage, transport: str, loads: Sequence[int], sizes: Sequence[int] = (256,)) -> list[Cell]:
+    kind, wal, engine = storage
+    return [
+        Cell(pipeline=pipeline, storage=kind, wal=wal, engine=engine, transport=transport, conc=conc, bytes=size)
+        for pipeline in pipelines
+        for conc in loads
+        for size in sizes
+    ]
+
+
+CLOSED = [
+    *cells_of(list(PIPELINES), FILE, "tcp", (1, 16, 128, SATURATED)),
+    *cells_of(("basic", "parallel-append", "async-storage"), FILE, "grpc", (1, 64, 4096)),
+    *cells_of(("parallel-append", "async-apply-early-ack-lazy-follower"), MEMORY, "tcp", (1, 128, 4096)),
+    *cells_of(("parallel-append",), MEMORY, "grpc", (16, SATURATED)),
+    *cells_of(("basic", "async-apply"), COMBINED, "tcp", (8, 512)),
+    *cells_of(("parallel-append", "async-storage"), ETCD, "tcp", (1, 128)),
+    *cells_of(("parallel-append",), FILE, "tcp", (64,), (64, 1024, 4096)),
+]
+OPEN = ("parallel-append", "async-storage")
+"""Pipelines of the open loops, over tcp on `FILE`."""
+
+SMALL = cells_of(("basic", "async-storage"), MEMORY, "tcp", (4, SATURATED))
+
+
+def open_loops(measured: Sequence[Result], cells: Sequence[Cell]) -> list[Cell]:
+    """At shares of the throughput that the same configuration reached in a closed loop, in two digits: the first round says it, so that a
+    resumed run asks for the same."""
+    reached = {result.cell(): result.ops_per_s for result in reversed(measured)}
+    loops = []
+    for cell in cells:
+        for share in SHARES:
+            rate = float(f"{share * reached[cell]:.2g}")
+            loops.append(msgspec.structs.replace(cell, conc=0, rate=rate))
+    return loops
+
+
+def measure(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: Path | None) -> list[Result]:
+    with progress(f"measuring, round {seed}") as moving:
+        seeded = msgspec.structs.replace(plan, seed=seed)
+        return sweep("real", cells, lambda cell: seeded, into=into, data_dir=data_dir, progress=moving, say=note)
+
+
+def model_of(cells: Sequence[Cell], plan: Plan, path: Path, data_dir: Path | None) -> Model:
+    """The model in `path`, or one that is calibrated now and written there."""
+    if not path.exists():
+        with progress("calibrating") as moving:
+            made = calibrate(cells, plan, moving, data_dir)
+        path.write_text(dump_model(made.model), encoding="utf-8")
+    return open_model(str(path))
+
+
+def predict(cells: Sequence[Cell], model: Model) -> list[Result]:
+    with progress("predicting") as moving:
+        found = sweep("sim", cells, lambda cell: brief(cell, Plan(), model, PREDICTED_ROUNDS), model=model, progress=moving, say=note)
+    for result in found:
+        result.interval = prediction_interval(result, Plan(), model)
+    return found
+
+
+def report(comparison: Comparison, training: Sequence[Cell], tested: Sequence[Cell]) -> None:
+    for title, cells in (("training", training), ("test", tested)):
+        click.echo(f"{title} cells ({len(cells)}):")
+        for cell in cells:
+            click.echo(f"  {cell}")
+    click.echo()
+    print_table(formats.comparison_table(comparison))
+    for table in detail_tables(comparison.pairs):
+        click.echo()
+        print_table(table)
+    click.echo(f"\n{comparison.summary()}\n{verdict(comparison.pairs)}")
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False), default="accuracy.jsonl", help="Measurements, kept as they come.")
+@click.option(
+    "--model", type=click.Path(path_type=Path, dir_okay=False), help="Model to judge; without it INTO with .toml, made if missing."
+)
+@click.option(
+    "--ledger",
+    "book",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=str(ROOT / "models/ledger.jsonl"),
+    help="Where a line is added.",
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page as well.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where logs and stores go.")
+@click.option("--repeats", type=COUNT, default=3, help="Runs of every cell.")
+@click.option("--duration", type=DURATION, default="2s")
+@click.option("--warmup", type=DURATION, default="1s")
+@click.option("--list", "listed", is_flag=True, help="Print the closed-loop test cells and the training cells, and run nothing.")
+@click.option("--small", is_flag=True, help="A handful of cells.")
+def main(
+    into: Path,
+    model: Path | None,
+    book: Path,
+    html: Path | None,
+    data_dir: Path | None,
+    repeats: int,
+    duration: float,
+    warmup: float,
+    listed: bool,
+    small: bool,
+) -> None:
+    """Judge predictions on this host."""
+    closed = SMALL if small else CLOSED
+    saturated = [cell for cell in closed if cell.conc == SATURATED and cell.pipeline in OPEN and cell.transport == "tcp"]
+    training = [cell for group in training_cells(closed) for cell in group]
+    assert not set(training) & set(closed), "a cell that is fitted on cannot judge"
+    if listed:
+        for title, cells in (("training", training), ("test", closed)):
+            for cell in cells:
+                click.echo(f"{title} {cell}")
+        return
+    plan = Plan(seconds=duration, warmup_seconds=warmup)
+    charged = model_of(closed, plan, model or into.with_suffix(".toml"), data_dir)
+    first = measure(closed, plan, 1, into, data_dir)
+    tested = [*closed, *open_loops(first, saturated)]
+    real = [result for seed in range(1, repeats + 1) for result in measure(tested, plan, seed, into, data_dir)]
+    comparison = compare(real, predict(tested, charged))
+    report(comparison, training, tested)
+    if html is not None:
+        html.write_text(page("rafttoy: accuracy on unseen cells", comparison.rows), encoding="utf-8")
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    ledger.append(book, ledger.entry_of(comparison, date=today, model=charged.meta.name))
+    entries = ledger.read(book)
+    click.echo(f"ledger: {entries[-1]}")
+    if said := ledger.drift(entries):
+        click.echo(f"ledger: {said}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RafttoyError as error:
+        note(f"error: {error}")
+        sys.exit(error.exit_status)
