@@ -80,7 +80,7 @@ def command(
 
         def add(result: WalResult) -> None:
             found.append(result)
-            moving(f"{result.wal} {result.batch} × {result.bytes}", len(found) / cells)
+            moving(f"{result.wal} {result.batch} x {result.bytes}", len(found) / cells)
             if output == "json":
                 click.echo(msgspec.json.encode(result))
             elif output == "gobench":
