@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from rafttoy.analysis.ceiling import Ceiling, ceiling
+from rafttoy.analysis.cputime import cpu_us_per_op
 from rafttoy.analysis.manifest import manifest
 from rafttoy.analysis.models import outside
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
@@ -45,7 +46,9 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
 
     utilisation   share of the measured time that a resource was busy: `leader` and `follower` (the busiest one's event loop),
                   `cores` (peers' CPU time over their host's cores; of several hosts the busiest), `disk` (the busiest peer's disk)
-    stages        {stage: {count, entries, bytes, cpu_us}} of the leader; the followers' sums as `follower/stage`
+    stages        {stage: {count, entries, bytes, cpu_us, cpu_us_per_op}} of the leader; the followers' sums as `follower/stage`
+    cpu_us_per_op CPU time of processes and their threads for each acknowledged proposal: `leader`, `leader/loop`, `leader/disk` and
+                  `leader/rest`, `follower-2` and so on, `total` (see `rafttoy.analysis.cputime`)
     sync          how writes were made durable: fdatasync, dsync, or none
     counters      of the leader's storage and links; `wal_syncs` among them
     write_amplification   bytes written to the host's device, by anyone, for each byte of payload that each of its peers appended
@@ -78,6 +81,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     utilisation: dict[str, float]
     binding: str
     stages: dict[str, dict[str, float]]
+    cpu_us_per_op: dict[str, float] = {}
     metrics: dict[str, dict[str, float]]
     counters: dict[str, float]
     write_amplification: float | None
@@ -245,7 +249,8 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         batch={name: append[name] for name in ("mean", "p50", "p90", "p99", "max")},
         utilisation=utilisation,
         binding=_binding(utilisation),
-        stages=_stages(leader, [report for report in m.reports.values() if report.id != leader.id]),
+        stages=_stages(m, leader),
+        cpu_us_per_op=cpu_us_per_op(list(m.reports.values()), m.ops, one_process=cell.transport == "mem"),
         metrics=leader.metrics,
         counters={name: float(value) for name, value in leader.counters.items()},
         write_amplification=_write_amplification(cell, leader) if local else None,
@@ -305,17 +310,20 @@ def _binding(utilisation: Mapping[str, float]) -> str:
     return name if utilisation[name] >= _BINDS_FROM else "latency"
 
 
-def _stages(leader: PeerReport, followers: Sequence[PeerReport]) -> dict[str, dict[str, float]]:
-    out = {name: _stage([stage]) for name, stage in leader.stages.items()}
+def _stages(m: Measurement, leader: PeerReport) -> dict[str, dict[str, float]]:
+    followers = [report for report in m.reports.values() if report.id != leader.id]
+    out = {name: _stage([stage], m.ops) for name, stage in leader.stages.items()}
     for name in sorted({name for report in followers for name in report.stages}):
-        out[f"follower/{name}"] = _stage([report.stages[name] for report in followers if name in report.stages])
+        out[f"follower/{name}"] = _stage([report.stages[name] for report in followers if name in report.stages], m.ops)
     return out
 
 
-def _stage(stages: Sequence[StageTotals]) -> dict[str, float]:
+def _stage(stages: Sequence[StageTotals], ops: int) -> dict[str, float]:
+    cpu_ns = sum(stage.cpu_ns for stage in stages)
     return {
         "count": sum(stage.count for stage in stages),
         "entries": sum(stage.entries for stage in stages),
         "bytes": sum(stage.nbytes for stage in stages),
-        "cpu_us": round(sum(stage.cpu_ns for stage in stages) / 1e3, 1),
+        "cpu_us": round(cpu_ns / 1e3, 1),
+        "cpu_us_per_op": round(cpu_ns / 1e3 / ops, 4) if ops else 0.0,
     }
