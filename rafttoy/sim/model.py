@@ -12,12 +12,20 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rafttoy.errors import ConfigError
+from rafttoy.errors import ConfigError, unknown
 
 __all__ = ["Calibrated", "Disk", "Hardware", "Kv", "Linear", "Link", "Meta", "Model", "Software", "load_model", "parse_model"]
 
-Cost = Annotated[float, msgspec.Meta(ge=0, le=60e6)]
-"""In µs, at most a minute; in ns a byte, at most 60 ms. More is a wrong unit."""
+Cost = Annotated[float, msgspec.Meta(ge=0, le=5e6)]
+"""In µs, at most five seconds. More is a wrong unit."""
+
+EntryCost = Annotated[float, msgspec.Meta(ge=0, le=1e5)]
+"""In µs an entry, at most 0.1 s."""
+
+ByteCost = Annotated[float, msgspec.Meta(ge=0, le=1e5)]
+"""In ns a byte, at most 0.1 ms: 10 kB/s."""
+
+Factor = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
@@ -26,8 +34,8 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cost of one execution: `fixed_us + entry_us * entries + byte_ns * bytes / 1000`, in microseconds."""
 
     fixed_us: Cost = 0.0
-    entry_us: Cost = 0.0
-    byte_ns: Cost = 0.0
+    entry_us: EntryCost = 0.0
+    byte_ns: ByteCost = 0.0
 
     def cost_ns(self, entries: int, nbytes: int) -> int:
         return int(1000.0 * (self.fixed_us + self.entry_us * entries) + self.byte_ns * nbytes)
@@ -48,13 +56,13 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     sync_us: Annotated[list[Cost], msgspec.Meta(min_length=2)]
-    byte_ns: Cost
+    byte_ns: ByteCost
     write_us: Cost
     handoff_us: Cost
     sync_percent: list[Annotated[float, msgspec.Meta(ge=0, le=100)]] = msgspec.field(default_factory=list)
     grow_us: Cost = 0.0
     read_us: Cost = 10.0
-    concurrency: Annotated[list[Cost], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
+    concurrency: Annotated[list[Factor], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     cpu_us: Cost = 0.0
 
     def __post_init__(self) -> None:
@@ -82,7 +90,7 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     delay_us: Cost
-    byte_ns: Cost = 0.0
+    byte_ns: ByteCost = 0.0
     send: Linear = Linear()
     receive: Linear = Linear()
     background: Linear = Linear()
@@ -93,7 +101,7 @@ class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     write: Linear
     read: Linear = Linear(fixed_us=5.0)
-    sync_factor: Cost = 1.0
+    sync_factor: Factor = 1.0
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,19 +153,50 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     calibrated: Calibrated | None = None
 
 
+_NAMED: dict[str, tuple[type[msgspec.Struct], tuple[str, ...]]] = {
+    "links": (Link, ("grpc", "tcp", "mem")),
+    "kv": (Kv, ("leveldb", "rocksdb", "dict")),
+    "stages": (Linear, ()),
+}
+"""Tables whose keys are names: of what kind, and which there are (any, where none is listed)."""
+
+
 def parse_model(document: dict[str, Any], where: str) -> Model:
     """Raises ConfigError naming the file and the key for anything missing, unknown, negative or absurd."""
     try:
-        return msgspec.convert(document, Model, strict=False)
+        model = msgspec.convert(document, Model)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"model {where}: {error}") from None
+        raise ConfigError(f"model {where}: {_with_name(str(error), document)}") from None
+    for table, names in (("hardware.links", model.hardware.links), ("software.kv", model.software.kv)):
+        known = _NAMED[table.rpartition(".")[2]][1]
+        for name in names:
+            if name not in known:
+                raise unknown(f"model {where}: {table}", name, known)
+    return model
+
+
+def _with_name(message: str, document: dict[str, Any]) -> str:
+    """msgspec writes `[...]` for a name in a table: the first one whose content is refused takes its place."""
+    before, found, after = message.partition("[...]")
+    keys = before.rpartition("`$.")[2].split(".")
+    if not found or keys[-1] not in _NAMED:
+        return message
+    table: Any = document
+    for key in keys:
+        table = table[key]
+    for name, content in table.items():
+        try:
+            msgspec.convert(content, _NAMED[keys[-1]][0])
+        except msgspec.ValidationError:
+            return f"{before}.{name}{after}"
+    return message
 
 
 def load_model(path: Path) -> Model:
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"model {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"model {path}: not TOML: {error}") from None
     return parse_model(document, str(path))

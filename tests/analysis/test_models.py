@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,7 @@ from rafttoy.analysis.models import DEFAULT_MODEL, describe, dump_model, find_mo
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.experiment import run_grid
-from rafttoy.sim.model import Calibrated, load_model
+from rafttoy.sim.model import Calibrated, load_model, parse_model
 from tests.analysis.beds import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,13 @@ def test_every_model_describes_itself() -> None:
         (("[hardware.disk]", "[hardware.dsk]"), r"(missing required field `disk`|unknown field `dsk`).* - at `\$\.hardware`"),
         (("byte_ns = 7.63", "bytes_ns = 7.63"), r"(missing required field `byte_ns`|unknown field `bytes_ns`).* - at `\$\.hardware\.disk`"),
         (("byte_ns = 7.63", "byte_ns = -1"), r">= 0.0 - at `\$\.hardware\.disk\.byte_ns`"),
-        (("write_us = 4.0", "write_us = 4e9"), r"<= 60000000.0 - at `\$\.hardware\.disk\.write_us`"),
+        (("write_us = 4.0", "write_us = 4e9"), r"<= 5000000.0 - at `\$\.hardware\.disk\.write_us`"),
+        (("1500.0, 5087.0", "1500.0, 10e6"), r"<= 5000000.0 - at `\$\.hardware\.disk\.sync_us\[7\]`"),  # a sync of 10 s
+        (("byte_ns = 7.63", "byte_ns = 1e6"), r"<= 100000.0 - at `\$\.hardware\.disk\.byte_ns`"),  # 1 ms a byte
+        (("delay_us = 100.0", "delay_us = 60e6"), r"<= 5000000.0 - at `\$\.hardware\.links\.grpc\.delay_us`"),
+        (("delay_us = 100.0", 'delay_us = "100"'), r"Expected `float`, got `str` - at `\$\.hardware\.links\.grpc\.delay_us`"),
+        (("write_us = 4.0", "write_us = nan"), r">= 0.0 - at `\$\.hardware\.disk\.write_us`"),
+        (("[hardware.links.tcp]", "[hardware.links.tpc]"), r"hardware\.links: no 'tpc' \(did you mean tcp\?\)"),
         (("cores = 4", "cores = 0"), r">= 1 - at `\$\.hardware\.cores`"),
         (("cores = 4", 'cores = "four"'), r"Expected `int`.* - at `\$\.hardware\.cores`"),
         (("327.0, 440.0", "440.0, 327.0"), r"sync_us ascends"),
@@ -142,6 +149,49 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, change: tuple[str, s
     with pytest.raises(ConfigError, match=message) as refused:
         open_model(f"hardware={path},software=default")
     assert "mine.toml" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["meta", "hardware", "hardware.disk", "hardware.disk.sync_us", "hardware.links", "software", "software.stages", "software.kv"]
+)
+def test_what_is_missing_is_named_with_its_section(path: str) -> None:
+    document = tomllib.loads(find_model("default").read_text())
+    above, _, name = path.rpartition(".")
+    table = document
+    for key in above.split(".") if above else ():
+        table = table[key]
+    del table[name]
+    where = rf" - at `\$\.{re.escape(above)}`" if above else ""
+    with pytest.raises(ConfigError, match=rf"^model mine\.toml: Object missing required field `{name}`{where}$"):
+        parse_model(document, "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("software", "stages", "propose", "entry_ms"), 1.0, r"unknown field `entry_ms` - at `\$\.software\.stages\.propose`"),
+        (("software", "stages", "engine.apply", "entry_us"), -1.0, r">= 0.0 - at `\$\.software\.stages\.engine\.apply\.entry_us`"),
+        (("software", "stages", "ready", "entry_us"), 1e6, r"<= 100000.0 - at `\$\.software\.stages\.ready\.entry_us`"),
+        (("software", "kv", "leveldb", "write", "byte_ns"), 1e6, r"<= 100000.0 - at `\$\.software\.kv\.leveldb\.write\.byte_ns`"),
+        (("software", "kv", "leveldb", "sync_factor"), 1e6, r"<= 1000.0 - at `\$\.software\.kv\.leveldb\.sync_factor`"),
+        (("software", "kv", "pebble"), {"write": {}}, r"software\.kv: no 'pebble'; there are: leveldb, rocksdb, dict"),
+        (("sofware",), {}, r"unknown field `sofware`"),
+    ],
+)
+def test_names_in_tables_are_told_in_full(keys: tuple[str, ...], value: object, message: str) -> None:
+    document = tomllib.loads(find_model("default").read_text())
+    table = document
+    for key in keys[:-1]:
+        table = table[key]
+    table[keys[-1]] = value
+    with pytest.raises(ConfigError, match=f"^model mine\\.toml: .*{message}$"):
+        parse_model(document, "mine.toml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine\.toml: not TOML: "):
+        open_model(str(tmp_path / "mine.toml"))
 
 
 # --- what is told of one ---
