@@ -118,7 +118,7 @@ def independent(clients: int, model: Model, pipeline: str, between: tuple[float,
     low, high = between
     while high > 1.03 * low:
         middle = (low * high) ** 0.5
-        if middle * mean_ms(offered(model, pipeline, middle, **cell)) / 1e3 <= clients:
+        if middle * mean_ms(offered(model, pipeline, middle, **cell)) / 1e3 <= clients:  # type: ignore[arg-type]
             low = middle
         else:
             high = middle
