@@ -133,6 +133,8 @@ def run_grid(
     cluster: Cluster | None = None,
     keep: bool = False,
     fresh: bool = False,
+    cpus: Sequence[Sequence[int]] = (),
+    profile: Path | None = None,
     flags: Mapping[str, str] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
     progress: Progress = lambda what, share: None,
@@ -142,18 +144,22 @@ def run_grid(
     """Runs every cell `count` times in `world` ("real" or "sim"), seeds plan.seed, plan.seed + 1, … ; results as they come.
 
     With `keep` real peers keep their data in `data_dir`, and the first run goes on where the last one there ended (`fresh`: not).
-    `say` is told what a person should know (a peer that died). Raises RunError, PeerError, StorageError or CheckFailed when a run
-    fails; results handed to `on_result` before stand."""
+    `cpus` are sets of processors that peers 1, 2, … are pinned to, round and round (of a `cluster`: the first, the leader). `profile` is a
+    file for what the leader does in the measured time. `say` is told what a person should know (a peer that died). Raises RunError,
+    PeerError, StorageError or CheckFailed when a run fails; results handed to `on_result` before stand."""
     assert world in WORLDS
     for cell in cells:
         validate(cell, plan)
     made = manifest(flags or {})
-    host = _Host(cores(model), _apart(model, cluster))
+    pinned = {cpu for each in cpus for cpu in each} if cluster is None else set()
+    host = _Host(len(pinned) or cores(model), _apart(model, cluster))
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
         result = _result(world, cell, run_plan, measurement, host, made, local=world == "real" and cluster is None)
+        if profile is not None:
+            result.warnings = [*result.warnings, f"profiled into {profile}: the leader was slower than it is without"]
         if model is not None:
             result.ceiling = ceiling(model, cell)
             result.warnings = [*result.warnings, *outside(model, cell), *_free_stages(model, result)]
@@ -189,7 +195,9 @@ def run_grid(
                 verbose=verbose,
                 keep=keep,
                 fresh=fresh,
+                cpus=cpus,
                 harness=True,
+                profile=profile,
             )
         else:
             run_local(
@@ -201,7 +209,9 @@ def run_grid(
                 verbose=verbose,
                 keep=keep,
                 fresh=fresh,
+                cpus=cpus,
                 harness=True,
+                profile=profile,
             )
         begun += len(batch)
     return results

@@ -51,12 +51,14 @@ async def run_cell(
     samples: bool = False,
     expected: Sequence[AcknowledgedRun] = (),
     ceilings: dict[tuple[int, int, bool], float] | None = None,
+    window: Callable[[bool], None] = lambda open: None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Measurement:
     """Runs `cell` with `member` as its leader. With `stop()` true the run ends early and its result is partial. `expected` was
     acknowledged in an earlier life of the group: it is looked for before the load begins. `ceilings` are those of the harness in this
-    process, by load: one that is not among them is measured now, between election and load, and kept there.
+    process, by load: one that is not among them is measured now, between election and load, and kept there. `window` is told when the
+    measured time begins (True) and when it is over.
 
     Raises RunError (no answer, no quorum, not elected), CheckFailed (verification), StorageError (this peer's disk)."""
     peer = await member.lead(epoch, cell, plan, stop)
@@ -73,12 +75,19 @@ async def run_cell(
     load = make_load(ports, cell, plan, peer.propose, content=content, first_id=first_id)
     peer.client = load
     marks: list[Any] = []
-    load.on_measure = lambda: marks.append(ports.tasks.spawn(member.mark_all(), "mark"))
+
+    def measure() -> None:
+        marks.append(ports.tasks.spawn(member.mark_all(), "mark"))
+        window(True)
+
+    load.on_measure = measure
     load.start()
     pacer = ports.tasks.spawn(load.run(), "load")
     try:
         await _watch(member, peer, load, plan, stop, progress)
     finally:
+        if marks:
+            window(False)
         load.stop()
         pacer.cancel()
     reports = await member.report_all(digests=False, samples=samples)

@@ -14,6 +14,7 @@ from rafttoy.real.bench import RealBench
 from rafttoy.real.cluster import drive_cluster, run_local
 from rafttoy.real.device import SyncReport, check_sync
 from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
+from rafttoy.real.profile import check_profile
 from rafttoy.sim.bench import SimBench
 from rafttoy.sim.model import Model
 from rafttoy.sim.world import run_sim
@@ -24,6 +25,7 @@ __all__ = [
     "RealBench",
     "SimBench",
     "SyncReport",
+    "check_profile",
     "check_sync",
     "cores",
     "drive_cluster",

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from rafttoy.cli.console import Rows, check_verified, note, progress
-from rafttoy.cli.options import Request, fresh_option, id_option, keep_option, make_cluster, on_cluster, peers_option, run_options
+from rafttoy.cli.options import (
+    Request,
+    check_cpus,
+    cpus_option,
+    fresh_option,
+    id_option,
+    keep_option,
+    make_cluster,
+    on_cluster,
+    option,
+    peers_option,
+    run_options,
+)
+from rafttoy.cli.types import CpuSet
 from rafttoy.experiment import run_grid
+from rafttoy.worlds import check_profile
 
 
 @click.command(
@@ -23,7 +39,22 @@ Examples:
 @peers_option
 @keep_option
 @fresh_option
-def command(request: Request, id: int | None, peers: tuple[str, ...] | None, keep: bool, fresh: bool) -> None:
+@cpus_option
+@option(
+    "--profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a profile of the leader in the measured time: cProfile's, or py-spy's flame graph if FILE ends with .svg.",
+)
+def command(
+    request: Request,
+    id: int | None,
+    peers: tuple[str, ...] | None,
+    keep: bool,
+    fresh: bool,
+    cpus: tuple[CpuSet, ...] | None,
+    profile: Path | None,
+) -> None:
     """Run every cell of the grid for real and print a row for each.
 
     Every flag with a comma takes a list; the grid is the product of the lists. By default a cell runs on three peer processes on
@@ -36,6 +67,13 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None, kee
     cluster = make_cluster(id, peers, {cell.transport for cell in request.cells})
     if cluster is not None:
         request = on_cluster(request, cluster)
+    if cpus is not None:
+        processes = 1 if cluster is not None else max(1 if cell.transport == "mem" else cell.nodes for cell in request.cells)
+        check_cpus(cpus, processes)
+    if profile is not None:
+        if len(request.cells) > 1:
+            raise click.UsageError(f"--profile takes one cell, not {len(request.cells)}")
+        check_profile(profile, request.count)
     note(f"seed {request.plan.seed}")
     with Rows(request.output, ["real"], request.cells, metrics=request.metrics) as rows, progress("measuring") as moving:
         run_grid(
@@ -52,5 +90,7 @@ def command(request: Request, id: int | None, peers: tuple[str, ...] | None, kee
             verbose=request.verbose,
             keep=keep,
             fresh=fresh,
+            cpus=cpus or (),
+            profile=profile,
         )
     check_verified(rows.results)

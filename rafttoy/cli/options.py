@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,16 @@ import msgspec
 
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.cli.config import rank, read_config, set_by_user
-from rafttoy.cli.types import COUNT, DURATION, PEERS, RATE, SETTINGS, Commas
+from rafttoy.cli.types import COUNT, CPUS, DURATION, PEERS, RATE, SETTINGS, Commas, CpuSet
 from rafttoy.experiment import Cluster, validate
 
 __all__ = [
     "Request",
+    "check_cpus",
     "component_options",
     "config_option",
     "connect_option",
+    "cpus_option",
     "data_dir_option",
     "fresh_option",
     "grid_options",
@@ -147,6 +150,12 @@ data_dir_option = option(
 fresh_option = option("--fresh", is_flag=True, help="Forget what is in --data-dir, instead of going on where the last run there ended.")
 keep_option = option("--keep", is_flag=True, help="Keep the peers' data in --data-dir; the next run with it goes on where this one ends.")
 metrics_option = option("--metrics", is_flag=True, help="Show the histograms of each run as well (-o json always has them).")
+cpus_option = option(
+    "--cpus",
+    type=CPUS,
+    metavar="SET,…",
+    help="Processors that peers 1, 2, … are pinned to, round and round: 0,1 or 0-1,2+3.",
+)
 connect_option = option(
     "--connect-timeout",
     type=DURATION,
@@ -271,6 +280,18 @@ def make_cluster(id: int | None, peers: tuple[str, ...] | None, transports: Iter
     if "mem" in transports:
         raise click.UsageError("--transport mem keeps all peers in one process: it takes no --peers")
     return Cluster(id=id, peers=peers)
+
+
+def check_cpus(cpus: Sequence[CpuSet], processes: int) -> None:
+    """UsageError if they are not this process's to use, or there are more sets than processes to pin."""
+    allowed = CpuSet(sorted(os.sched_getaffinity(0)))
+    for cpu in sorted({cpu for each in cpus for cpu in each}):
+        if cpu not in allowed:
+            raise click.UsageError(f"--cpus: no processor {cpu}; there are: {allowed}")
+    if len(cpus) > processes:
+        raise click.UsageError(
+            f"--cpus has {len(cpus)} sets, but there {'is 1 process' if processes == 1 else f'are {processes} processes'}"
+        )
 
 
 def on_cluster(request: Request, cluster: Cluster) -> Request:

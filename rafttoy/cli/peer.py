@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -10,9 +11,11 @@ from rafttoy.analysis.formats import metrics_table
 from rafttoy.cell import Cell, Plan
 from rafttoy.cli.console import note, print_table
 from rafttoy.cli.options import (
+    check_cpus,
     component_options,
     config_option,
     connect_option,
+    cpus_option,
     data_dir_option,
     fresh_option,
     id_option,
@@ -22,6 +25,7 @@ from rafttoy.cli.options import (
     sync_option,
     verbose_option,
 )
+from rafttoy.cli.types import CpuSet
 from rafttoy.experiment import validate
 from rafttoy.worlds import serve_peer
 
@@ -39,6 +43,7 @@ Example, on the second of three hosts:
 @fresh_option
 @sync_option
 @connect_option
+@cpus_option
 @metrics_option
 @verbose_option
 @config_option
@@ -54,6 +59,7 @@ def command(
     fresh: bool,
     sync: str,
     connect_timeout: float,
+    cpus: tuple[CpuSet, ...] | None,
     metrics: bool,
     verbose: bool,
 ) -> None:
@@ -69,6 +75,9 @@ def command(
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
     plan = Plan(sync=sync, connect_seconds=connect_timeout)
     validate(cell, plan)
+    if cpus is not None:
+        check_cpus(cpus, 1)
+        os.sched_setaffinity(0, cpus[0])
     recorded = serve_peer(
         id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, say=note, verbose=verbose, fresh=fresh
     )

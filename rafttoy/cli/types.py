@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["COUNT", "DURATION", "PEERS", "PERCENT", "RATE", "SETTINGS", "Commas"]
+__all__ = ["COUNT", "CPUS", "DURATION", "PEERS", "PERCENT", "RATE", "SETTINGS", "Commas", "CpuSet"]
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(us|µs|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -73,6 +73,43 @@ class Peers(Commas):
         return peers
 
 
+class CpuSet(tuple[int, ...]):
+    """Numbers of processors, ascending; as text, what the flag takes."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        runs: list[list[int]] = []
+        for cpu in self:
+            if runs and cpu == runs[-1][-1] + 1:
+                runs[-1].append(cpu)
+            else:
+                runs.append([cpu])
+        return "+".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+class Cpus(click.ParamType[tuple[CpuSet, ...], Any]):
+    """`0,1,2-3+5` → a set for each peer: ranges as taskset has them, `+` between the parts of a set."""
+
+    name = "SET,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[CpuSet, ...]:
+        if isinstance(value, tuple):
+            return value
+        sets = []
+        for text in value.split(","):
+            cpus: set[int] = set()
+            for part in text.strip().split("+"):
+                match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+                if match is None:
+                    self.fail(f"{text!r} is no set of processors: numbers and ranges, as in 0, 2-3 or 0+2-3", param, ctx)
+                cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+            if not cpus:
+                self.fail(f"{text!r} has no processor in it", param, ctx)
+            sets.append(CpuSet(sorted(cpus)))
+        return tuple(sets)
+
+
 class Settings(click.ParamType[tuple[str, ...], Any]):
     """`KEY=VALUE,…`; commas within brackets are of the value."""
 
@@ -103,6 +140,7 @@ class Finite(click.FloatRange):
 
 DURATION = Duration()
 COUNT = click.IntRange(min=1)
+CPUS = Cpus()
 RATE = Finite(min=0, min_open=True)
 PERCENT = Finite(min=0)
 PEERS = Peers()

@@ -189,11 +189,13 @@ def run_local(
     ack_log: Path | None = None,
     cpus: Sequence[Sequence[int]] = (),
     harness: bool = False,
+    profile: Path | None = None,
 ) -> None:
     """Runs cells of one configuration on peers that are processes on loopback; measurements as they come, by position in `runs`.
 
     The peers serve all of `runs` without a restart. With `keep`, they keep their data in `data_dir`, and the first run resumes the
-    group that is there, unless `fresh` forgets it. With `harness` the leader also measures how fast its client is by itself. Raises
+    group that is there, unless `fresh` forgets it. `cpus` are sets that peers 1, 2, … are pinned to, round and round. With `harness` the
+    leader also measures how fast its client is by itself; `profile` is a file for what it does meanwhile (`rafttoy.real.profile`). Raises
     RunError or StorageError when a run fails; what was handed over stands."""
     cell = runs[0][0]
     group = _Group(say, verbose)
@@ -219,6 +221,7 @@ def run_local(
                     resume=keep,
                     ack_log=str(ack_log) if ack_log is not None else "",
                     harness=harness,
+                    profile=str(profile.absolute()) if profile is not None else "",
                 )
                 group.add(_Child(job, words / f"peer-{id}.err", cpus[(id - 1) % len(cpus)] if cpus else ()))
             _watch(group, len(runs), 1 if in_process else cell.nodes, on_measured, progress)
@@ -238,9 +241,12 @@ def drive_cluster(
     verbose: bool = False,
     keep: bool = False,
     fresh: bool = False,
+    cpus: Sequence[Sequence[int]] = (),
     harness: bool = False,
+    profile: Path | None = None,
 ) -> None:
-    """Leads a running cluster as its member `id`, in a process of its own. `keep`, `fresh` and `harness` as in `run_local`."""
+    """Leads a running cluster as its member `id`, in a process of its own, which is pinned to the first of `cpus`. `keep`, `fresh`,
+    `harness` and `profile` as in `run_local`."""
     group = _Group(say, verbose)
     with _directories(data_dir, keep=keep) as (root, words):
         try:
@@ -256,8 +262,9 @@ def drive_cluster(
                 fresh=fresh,
                 resume=keep,
                 harness=harness,
+                profile=str(profile.absolute()) if profile is not None else "",
             )
-            group.add(_Child(job, words / f"peer-{id}.err"))
+            group.add(_Child(job, words / f"peer-{id}.err", cpus[0] if cpus else ()))
             _watch(group, len(runs), 1, on_measured, progress)
         finally:
             group.end()

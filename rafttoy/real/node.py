@@ -29,6 +29,7 @@ from rafttoy.randomness import SeededRandomness
 from rafttoy.real.files import RealFiles
 from rafttoy.real.kv import RealKvStores
 from rafttoy.real.memory import MemoryLinks, MemoryNetwork
+from rafttoy.real.profile import make_profiler
 from rafttoy.real.runtime import RealClock, RealCpu, RealTasks
 from rafttoy.run import Measurement, run_cell
 from rafttoy.wire import Epoch
@@ -48,6 +49,7 @@ class Job(msgspec.Struct, frozen=True):
     """`addresses` of nodes 1…N. With `lead` this node leads those runs, one after another, and ends.
 
     harness   measure how fast the client is by itself, once a load
+    profile   a file: what the leader does in the measured time of its runs
     fresh     forget what the data directory holds
     resume    the first run goes on with the epoch that the data directory holds, if any
     ack_log   a file: acknowledged runs are appended to it as they happen, and those that it held are verified
@@ -65,6 +67,7 @@ class Job(msgspec.Struct, frozen=True):
     resume: bool = False
     ack_log: str = ""
     harness: bool = False
+    profile: str = ""
 
 
 class Listening(msgspec.Struct, frozen=True, tag="listening"):
@@ -218,6 +221,7 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             emit(Moved(share))
 
     ceilings: dict[tuple[int, int, bool], float] | None = {} if job.harness else None
+    profiler = make_profiler(Path(job.profile)) if job.profile else None
     expected = _acknowledgements(member, job.ack_log) if job.ack_log else []
     for i, run in enumerate(job.lead or ()):
         resumes = job.resume and not i and member.epoch != Epoch()
@@ -230,9 +234,12 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             samples=job.samples,
             expected=expected if resumes else (),
             ceilings=ceilings,
+            window=profiler.window if profiler is not None else lambda open: None,
             stop=stop.is_set,
             progress=progress,
         )
+        if profiler is not None:
+            profiler.close()
         emit(Measured(measurement))
         if stop.is_set():
             return

@@ -17,6 +17,7 @@ from rafttoy.cell import MAX_PAYLOAD_BYTES
 from rafttoy.cli.main import COMMANDS
 from tests.cli.conftest import Rafttoy
 
+CPU = min(os.sched_getaffinity(0))
 PEERS = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003"
 
 
@@ -70,6 +71,16 @@ PEERS = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003"
         (f"bench --id 1 --peers {PEERS} --nodes 5", r"--nodes 5: --peers lists 3 nodes"),
         (f"bench --id 1 --peers {PEERS} --transport mem", r"--transport mem keeps all peers in one process"),
         ("bench --keep", r"--keep needs --data-dir"),
+        # processors and profiles
+        ("bench --cpus 0,x", r"--cpus: 'x' is no set of processors"),
+        ("bench --cpus 9999", r"--cpus: no processor 9999; there are: [0-9+-]+\n"),
+        (f"peer --id 1 --peers {PEERS} --cpus 9999", r"--cpus: no processor 9999; there are: "),
+        (f"bench --nodes 2 --cpus {CPU},{CPU},{CPU}", r"--cpus has 3 sets, but there are 2 processes"),
+        (f"bench --transport mem --cpus {CPU},{CPU}", r"--cpus has 2 sets, but there is 1 process"),
+        (f"bench --id 1 --peers {PEERS} --cpus {CPU},{CPU}", r"--cpus has 2 sets, but there is 1 process"),
+        (f"peer --id 1 --peers {PEERS} --cpus {CPU},{CPU}", r"--cpus has 2 sets, but there is 1 process"),
+        ("bench --profile x.prof --conc 1,2", r"--profile takes one cell, not 2"),
+        ("bench --profile no/such/x.prof", r"--profile no/such/x\.prof: no directory no/such"),
         ("bench --fresh", r"--fresh needs --data-dir"),
         # files
         ("sim --model no/such.toml", r"--model: no file no/such\.toml"),

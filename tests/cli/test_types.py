@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafttoy.cli.types import COUNT, DURATION, PEERS, PERCENT, RATE, Commas
+from rafttoy.cli.types import COUNT, CPUS, DURATION, PEERS, PERCENT, RATE, Commas, CpuSet
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,34 @@ def test_percentages_are_finite(text: str) -> None:
     with pytest.raises(click.BadParameter):
         PERCENT.convert(text, None, None)
     assert PERCENT.convert("0", None, None) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sets"),
+    [
+        ("0", ((0,),)),
+        ("0,1,1", ((0,), (1,), (1,))),
+        ("0-2", ((0, 1, 2),)),
+        ("5+0-1, 7", ((0, 1, 5), (7,))),
+        ("1-3+2-4", ((1, 2, 3, 4),)),
+    ],
+)
+def test_sets_of_processors(text: str, sets: tuple[tuple[int, ...], ...]) -> None:
+    assert CPUS.convert(text, None, None) == sets
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_a_set_of_processors_reads_back(cpus: set[int]) -> None:
+    """As the flags of a result's manifest have it."""
+    assert CPUS.convert(str(CpuSet(sorted(cpus))), None, None) == (tuple(sorted(cpus)),)
+
+
+@pytest.mark.parametrize("text", ["", "0,", "a", "0+", "-1", "0-", "1-2-3", "0x1", "0:1", "12345"])
+def test_what_is_no_set_of_processors(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no set of processors: numbers and ranges, as in"):
+        CPUS.convert(text, None, None)
+
+
+def test_a_set_of_processors_is_not_empty() -> None:
+    with pytest.raises(click.BadParameter, match="'3-2' has no processor in it"):
+        CPUS.convert("0,3-2", None, None)
