@@ -144,8 +144,8 @@ def _one_by_one(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
 
 
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
-    """As `_one_by_one`. The usual checksum takes five bytes as a varint: then records are rows of one matrix. The one in sixteen that
-    is shorter is made by itself and stands between the rows."""
+    """As `_one_by_one`. The usual checksum takes five bytes as a varint: then records are rows of one matrix. One in sixteen is a byte
+    shorter: a row too, if padding makes up for it. Any other one is made by itself and stands between the rows."""
     entry, count = _entry_bytes(run), run.count
     head = run.stride - entry
     sums = list(accumulate(_slices(run.frames, count, head, entry), _extend, initial=crc))
@@ -153,21 +153,30 @@ def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     template, padding = _head(entry, 0xFFFFFFFF)
     begin, row = len(template), len(template) + entry + padding
     rows = np.empty((count, row), dtype=np.uint8)
+    entries = np.frombuffer(run.frames, dtype=np.uint8).reshape(count, run.stride)[:, head:]  # type: ignore[arg-type]
+    rows[:, begin : begin + entry] = entries
+    rows[:, begin + entry :] = 0
     rows[:, :begin] = np.frombuffer(template, dtype=np.uint8)
     septets = (crcs[:, None] >> _SEPTETS).astype(np.uint8)
     septets[:, :4] |= np.uint8(0x80)
     rows[:, 11:16] = septets
-    rows[:, begin : begin + entry] = np.frombuffer(run.frames, dtype=np.uint8).reshape(count, run.stride)[:, head:]  # type: ignore[arg-type]
-    rows[:, begin + entry :] = 0
+    limit = 1 << 28
+    if padding < 7:  # eight bytes of it are none
+        shorter = np.flatnonzero(crcs < limit)
+        rows[shorter, : begin - 1] = np.frombuffer(_head(entry, limit - 1)[0], dtype=np.uint8)
+        septets[shorter, 3] &= np.uint8(0x7F)
+        rows[shorter, 11:15] = septets[shorter, :4]
+        rows[shorter, begin - 1 : begin - 1 + entry] = entries[shorter]
+        rows[shorter, begin - 1 + entry :] = 0
+        limit = 1 << 21
     flat = rows.reshape(-1).data
     buffers: list[Buffer] = []
     size = done = 0
-    for i in np.flatnonzero(crcs < 1 << 28).tolist():
+    for i in np.flatnonzero(crcs < limit).tolist():
         if i > done:
             buffers.append(flat[done * row : i * row])
         short, padding = _head(entry, sums[i + 1])
-        end = (i + 1) * row - (row - begin - entry)
-        buffers += (short, flat[end - entry : end], _PADS[padding])
+        buffers += (short, entries[i].data, _PADS[padding])
         size += len(short) + entry + padding - row
         done = i + 1
     if done < count:
