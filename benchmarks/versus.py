@@ -12,6 +12,7 @@ rounds are made and how to read the table.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
@@ -46,6 +47,9 @@ T = TypeVar("T")
 
 CONFIDENCE = 0.95
 
+KEPT_UP_FROM = 0.95
+"""Of the rate of an open loop: who serves less has a queue that grows while the run lasts, and its latencies say how long that was."""
+
 DISTURBED_FROM = 0.1
 """Of the cores' time: where other processes take more during a run, its figures are partly theirs."""
 
@@ -53,6 +57,7 @@ METRICS = {
     "ops_per_s": "proposals a second (a ratio above 1: we are faster)",
     "mean_us": "mean latency (a ratio below 1: ours is shorter)",
     "p50_us": "median latency (a ratio below 1: ours is shorter)",
+    "p99_us": "99th percentile of latency (a ratio below 1: ours is shorter)",
 }
 """What is compared, where both sides tell it."""
 
@@ -103,7 +108,7 @@ class Other(msgspec.Struct, frozen=True):
 
     def words(self, cell: Cell, seconds: float) -> list[str]:
         """The command line for a cell. ConfigError for a placeholder that is no field of a cell."""
-        known = {name: str(value) for name, value in msgspec.structs.asdict(cell).items()} | {"seconds": f"{seconds:g}"}
+        known = {name: _word(value) for name, value in msgspec.structs.asdict(cell).items()} | {"seconds": f"{seconds:g}"}
 
         def fill(match: re.Match[str]) -> str:
             if match[1] not in known:
@@ -111,6 +116,11 @@ class Other(msgspec.Struct, frozen=True):
             return known[match[1]]
 
         return [re.sub(r"\{(\w+)\}", fill, word) for word in shlex.split(self.command)]
+
+
+def _word(value: Any) -> str:
+    """A number without an exponent, or a fraction that it does not have: any command reads that."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def refuse(cell: Cell, sync: str, other: Other) -> None:
@@ -203,7 +213,7 @@ def run_ours(cell: Cell, plan: Plan, data_dir: Path | None, timeout_s: float) ->
     if result["partial"] or not result["ops"]:
         raise RunError(f"{cell}: our run was cut short or acknowledged nothing")
     latency = result["latency_us"]
-    return {"ops_per_s": result["ops_per_s"], "mean_us": latency["mean"], "p50_us": latency["p50"]}, result
+    return {"ops_per_s": result["ops_per_s"], "mean_us": latency["mean"], "p50_us": latency["p50"], "p99_us": latency["p99"]}, result
 
 
 def busy_s() -> float:
@@ -253,18 +263,28 @@ def read_lines(output: str) -> list[Line]:
     return lines
 
 
+def _with_rate(line: Line) -> Line:
+    """The same line with its rate as we write it."""
+    try:
+        return msgspec.structs.replace(line, parts=line.parts | {"rate": _word(float(line.parts["rate"]))})
+    except (KeyError, ValueError):
+        return line
+
+
 def read_sample(output: str, cell: Cell) -> Sample:
     """The one line of `output` that is of this cell.
 
     Where names tell (`/conc=128/bytes=256`), they must agree with it. Throughput is `MB/s` (10^6 bytes of payload) or `ops/s`.
-    Latency is `p50-ns`, and `ns/op` where that can be the mean latency of a closed loop: throughput times mean latency is the
+    Latency is `p50-ns` and `p99-ns`, and `ns/op` where that can be the mean latency of a closed loop: throughput times mean latency is the
     number of proposals in flight (Little's law). Go's own `ns/op`, inverse throughput, is not taken for a latency.
 
     Raises PeerError when there is no such line, ConfigError when there are several, or one of another cell."""
     lines = read_lines(output)
     if not lines:
         raise PeerError(f"--other printed no Go benchmark line:\n{output[-500:]}")
-    mine = {"conc": str(cell.conc), "bytes": str(cell.bytes), "nodes": str(cell.nodes), "rate": f"{cell.rate:g}"}
+    mine = {"conc": str(cell.conc), "bytes": str(cell.bytes), "nodes": str(cell.nodes), "rate": _word(cell.rate)}
+    if cell.rate:  # as it may be written
+        lines = [_with_rate(line) for line in lines]
     fitting = [line for line in lines if all(line.parts.get(name, value) == value for name, value in mine.items())]
     if not fitting:
         theirs = lines[0].parts
@@ -285,8 +305,9 @@ def read_sample(output: str, cell: Cell) -> Sample:
     mean_s = line.values.get("ns/op", 0.0) / 1e9
     if cell.conc and 0.5 <= mean_s * ops_per_s / cell.conc <= 2:
         sample["mean_us"] = mean_s * 1e6
-    if "p50-ns" in line.values:
-        sample["p50_us"] = line.values["p50-ns"] / 1e3
+    for percentile in ("p50", "p99"):
+        if f"{percentile}-ns" in line.values:
+            sample[f"{percentile}_us"] = line.values[f"{percentile}-ns"] / 1e3
     return sample
 
 
@@ -378,6 +399,9 @@ def run_rounds(
     common = [name for name in METRICS if all(name in sample for sample in (*ours, *theirs))]
     left, right = ({name: [sample[name] for sample in side] for name in common} for side in (ours, theirs))
     ratios = {name: compare(left[name], right[name]) for name in common}
+    for side, values in (("ours", left["ops_per_s"]), ("theirs", right["ops_per_s"])):
+        if cell.rate and min(values) < KEPT_UP_FROM * cell.rate:
+            note(f"{cell}: {side} served {min(values) / cell.rate:.0%} of the rate: its latencies are those of a queue that grows")
     if max(others) > DISTURBED_FROM:
         note(f"{cell}: other processes took up to {max(others):.0%} of the cores; low concurrencies suffer most")
     return Comparison(cell, plan.sync, other.name, other.command, left, right, ratios, others, binding, manifest)
@@ -472,6 +496,7 @@ def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where our logs and stores go.  [default: temporary]")
 @click.option("--timeout", type=DURATION, default="120s", help="For one run of either side.")
 @click.option("--min-ratio", type=RATE, metavar="R", help="Exit 1 if the throughput ratio of any cell is below R.")
+@click.option("--max-p99-ratio", type=RATE, metavar="R", help="Exit 1 if the ratio of p99 of any cell is above R, or one side tells none.")
 @click.option("-o", "--output", type=click.Choice(["table", "markdown", "json"]), default="table", help="Format on stdout.")
 def versus(
     cells: tuple[str, ...],
@@ -489,6 +514,7 @@ def versus(
     data_dir: Path | None,
     timeout: float,
     min_ratio: float | None,
+    max_p99_ratio: float | None,
     output: str,
 ) -> None:
     """Run our cells and another system's in turn, and print how they compare."""
@@ -517,16 +543,27 @@ def versus(
     finally:  # what was finished before an error or an interrupt stands
         if done and output != "json":
             show(done, output == "markdown")
-    slow = [comparison for comparison in done if comparison.ratios["ops_per_s"].ratio < (min_ratio or 0)]
-    if slow:
-        worst = min(slow, key=lambda comparison: comparison.ratios["ops_per_s"].ratio)
-        raise CheckFailed(
-            f"--min-ratio {min_ratio:g}: {worst.ratios['ops_per_s'].ratio:.2f} at {worst.cell} ({len(slow)} of {len(done)} below)"
-        )
+    if min_ratio is not None:
+        judge("--min-ratio", min_ratio, done, "ops_per_s", lambda ratio: ratio < min_ratio)
+    if max_p99_ratio is not None:
+        judge("--max-p99-ratio", max_p99_ratio, done, "p99_us", lambda ratio: ratio > max_p99_ratio)
+
+
+def judge(flag: str, limit: float, done: Sequence[Comparison], metric: str, fails: Callable[[float], bool]) -> None:
+    """CheckFailed naming the cell that is furthest on the wrong side, or one that one side tells nothing of."""
+    untold = [comparison.cell for comparison in done if metric not in comparison.ratios]
+    if untold:
+        raise CheckFailed(f"{flag} {limit:g}: not every run told of it at {untold[0]} ({len(untold)} of {len(done)})")
+    found = [(comparison.ratios[metric].ratio, comparison.cell) for comparison in done]
+    wrong = [(ratio, cell) for ratio, cell in found if fails(ratio)]
+    if wrong:
+        ratio, cell = max(wrong, key=lambda pair: abs(math.log(pair[0] / limit)))
+        raise CheckFailed(f"{flag} {limit:g}: {ratio:.2f} at {cell} ({len(wrong)} of {len(done)} beyond)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 fine; 1 below --min-ratio; 2 wrong usage, or cells that do not compare; 3 a run failed; 130 interrupted."""
+    """The exit status: 0 fine; 1 beyond --min-ratio or --max-p99-ratio; 2 wrong usage, or cells that do not compare; 3 a run failed;
+    130 interrupted."""
     try:
         status = versus.main(arguments, prog_name="versus.py", standalone_mode=False)
     except click.ClickException as error:

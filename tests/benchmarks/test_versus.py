@@ -154,6 +154,7 @@ def test_our_own_lines_can_stand_on_the_other_side() -> None:
     result = make_result(conc=128, ops_per_s=13_323.0, mb_per_s=13_323 * 256e-6)
     sample = versus.read_sample(gobench_line(result, (), 2), CELL)
     assert sample["p50_us"] == result.latency_us["p50"]
+    assert sample["p99_us"] == result.latency_us["p99"]
     assert sample["mean_us"] == pytest.approx(result.latency_us["mean"])
     assert sample["ops_per_s"] == pytest.approx(result.ops_per_s, rel=0.01)
 
@@ -161,6 +162,17 @@ def test_our_own_lines_can_stand_on_the_other_side() -> None:
 def test_the_line_of_this_cell_is_picked() -> None:
     lines = "BenchmarkX/conc=1/bytes=256 10 5 ns/op 1.00 MB/s\nBenchmarkX/conc=128/bytes=256 10 5 ns/op 2.56 MB/s\n"
     assert versus.read_sample(lines, CELL)["ops_per_s"] == pytest.approx(10_000)
+
+
+@pytest.mark.parametrize("written", ["2500000", "2.5e+06", "2500000.0"])
+def test_a_rate_is_filled_in_plainly_and_read_however_it_is_written(written: str) -> None:
+    cell = msgspec.structs.replace(CELL, conc=0, rate=2.5e6)
+    assert an_other(command="run {rate}").words(cell, 2.0) == ["run", "2500000"]
+    assert an_other(command="run {rate}").words(msgspec.structs.replace(cell, rate=0.5), 2.0) == ["run", "0.5"]
+    line = f"BenchmarkX/rate={written}/bytes=256-2 10 2400000 ops/s 5000 p99-ns"
+    assert versus.read_sample(line, cell) == {"ops_per_s": 2_400_000.0, "p99_us": 5.0}
+    with pytest.raises(ConfigError, match="rate: ours 2500000, theirs 25"):
+        versus.read_sample("BenchmarkX/rate=25/bytes=256-2 10 24 ops/s", cell)
 
 
 def test_ops_per_second_stand_for_themselves() -> None:
@@ -368,6 +380,38 @@ def test_variables_do_not_change_what_is_compared(other: Path, monkeypatch: pyte
     assert json.loads(capfd.readouterr().out.splitlines()[0])["manifest"]["flags"]["pipeline"] == "basic"
 
 
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+def test_tails_at_the_same_rate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The other serves 190 of 200 a second, with a p99 of 10 s; then of 1 ns, at half the rate."""
+    script = tmp_path / "other"
+    script.write_text('#!/bin/sh\necho "BenchmarkOther/rate=$1/bytes=256 100 $2 ops/s $3 p99-ns"\n')
+    script.chmod(0o755)
+
+    def run(served: int, p99_ns: int) -> tuple[int, str, str]:
+        command = f"{shlex.quote(str(script))} {{rate}} {served} {p99_ns}"
+        cell = "pipeline=basic wal=mem engine=mem transport=mem rate=200 arrival=constant"
+        fast = ["--rounds", "1", "--duration", "500ms", "--warmup", "50ms", "--max-p99-ratio", "1"]
+        declared = ["--other-durable", "no", "--other-bytes", "256", "--other-nodes", "3", "--other-processes", "1"]
+        return versus.main(["--cell", cell, "--other", command, "--name", "x", *declared, *fast]), *capfd.readouterr()
+
+    status, out, err = run(190, 10_000_000_000)
+    assert status == 0, err
+    assert "99th percentile of latency" in out
+    assert "theirs served" not in err
+    status, _, err = run(100, 1)
+    assert status == 1
+    assert "theirs served 50% of the rate" in err
+    assert re.search(r"--max-p99-ratio 1: [\d.]+ at basic .* rate=200/s .* \(1 of 1 beyond\)", err), err
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("at_root")
+def test_tails_that_are_not_told_fail_their_check(other: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert versus.main(arguments(other, "--rounds", "1", "--max-p99-ratio", "1000")) == 1
+    assert "--max-p99-ratio 1000: not every run told of it at " in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -405,14 +449,19 @@ def test_a_failure_of_the_other_side_is_told(tmp_path: Path, capfd: pytest.Captu
 def test_flags_in_the_documentation_exist() -> None:
     text = (ROOT / "docs/performance.md").read_text()
     known = {name for parameter in versus.versus.params for name in parameter.opts}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"`?rafttoy bench[^`\n]*", "", text)))
-    assert {"--cell", "--other", "--other-durable", "--min-ratio"} <= named <= known
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", re.sub(r"`?rafttoy bench[^`\n]*", "", text)))
+    named -= {"--rate"}  # of the other's command
+    assert {"--cell", "--other", "--other-durable", "--min-ratio", "--max-p99-ratio"} <= named <= known
 
 
 def test_the_example_of_the_documentation_is_well_formed() -> None:
     text = (ROOT / "docs/performance.md").read_text()
-    (block,) = re.findall(r"^```sh\n(python benchmarks/versus\.py .*?)^```", text, re.MULTILINE | re.DOTALL)
-    words = shlex.split(block.replace("\\\n", " "))
-    ctx = versus.versus.make_context("versus.py", words[2:])
-    (cell,) = ctx.params["cells"]
-    assert len(versus.parse_cells(cell)) > 1
+    closed, opened = re.findall(r"^```sh\n(python benchmarks/versus\.py .*?)^```", text, re.MULTILINE | re.DOTALL)
+    for block, several, durable in ((closed, True, False), (opened, False, True)):
+        words = shlex.split(block.replace("\\\n", " "))
+        ctx = versus.versus.make_context("versus.py", words[2:])
+        (text,) = ctx.params["cells"]
+        cells = versus.parse_cells(text)
+        assert (len(cells) > 1) is several
+        assert bool(cells[0].rate) is not several
+        assert versus.durable(cells[0], ctx.params["sync"]) is durable is (ctx.params["other_durable"] == "yes")
