@@ -522,7 +522,7 @@ class Member:
             self._campaign_at_ns = now_ns + self._campaign_wait_ns
             self._campaign_wait_ns = min(2 * self._campaign_wait_ns, _CAMPAIGN_NS[1])
 
-    async def mark_all(self) -> None:
+    def mark_all(self) -> None:
         """Opens the measured window everywhere, without waiting for the others' answers."""
         self.mark()
         for id in self.ids:

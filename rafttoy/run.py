@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -74,10 +73,9 @@ async def run_cell(
     first_id = (peer.node.term << 40) + 1  # unique across the leaderships of a group that is resumed
     load = make_load(ports, cell, plan, peer.propose, content=content, first_id=first_id)
     peer.client = load
-    marks: list[Any] = []
 
     def measure() -> None:
-        marks.append(ports.tasks.spawn(member.mark_all(), "mark"))
+        member.mark_all()
         window(True)
 
     load.on_measure = measure
@@ -86,7 +84,7 @@ async def run_cell(
     try:
         await _watch(member, peer, load, plan, stop, progress)
     finally:
-        if marks:
+        if load.started_ns:
             window(False)
         load.stop()
         pacer.cancel()
