@@ -222,6 +222,13 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
 
     ceilings: dict[tuple[int, int, bool], float] | None = {} if job.harness else None
     profiler = make_profiler(Path(job.profile)) if job.profile else None
+
+    def window(open: bool) -> None:
+        if open:
+            emit(Log("the measured time begins"))
+        if profiler is not None:
+            profiler.window(open)
+
     expected = _acknowledgements(member, job.ack_log) if job.ack_log else []
     for i, run in enumerate(job.lead or ()):
         resumes = job.resume and not i and member.epoch != Epoch()
@@ -234,7 +241,7 @@ async def _lead(member: Member, job: Job, emit: Callable[[Event], None], stop: a
             samples=job.samples,
             expected=expected if resumes else (),
             ceilings=ceilings,
-            window=profiler.window if profiler is not None else lambda open: None,
+            window=window,
             stop=stop.is_set,
             progress=progress,
         )

@@ -140,6 +140,7 @@ def under_load(command: Command, started: Started) -> dict[int, int]:
     """Waits until its three peers run an epoch; {peer: pid}."""
     for id in (1, 2, 3):
         command.says(rf"peer {id}: epoch ")
+    command.says("peer 1: the measured time begins")
     time.sleep(0.5)  # to have something to hand over
     peers = started.peers()
     assert sorted(peers) == [1, 2, 3]
