@@ -193,7 +193,7 @@ def profile(costs: Mapping[str, float], hardware: Hardware) -> Model:
     """The model of `costs` by the names of `FREE`."""
     round_us, entry_us = costs["round_us"], costs["entry_us"]
     stages = {name: Linear(fixed_us=round(share * round_us, 3)) for name, share in _ROUND.items()}
-    stages |= {name: Linear(entry_us=round(_MESSAGE * round_us, 3)) for name in ("send", "receive")}
+    stages |= {name: Linear() for name in ("send", "receive")}  # a message's work is the link's
     for name, us in {
         "propose": entry_us / 4,
         "client": entry_us / 4,
@@ -202,7 +202,8 @@ def profile(costs: Mapping[str, float], hardware: Hardware) -> Model:
     }.items():
         stages[name] = Linear(stages[name].fixed_us if name in stages else 0.0, round(us, 4))
     beside = Linear(fixed_us=round(costs["packet_us"], 3), byte_ns=round(1e3 * costs["beside_us"] / _ENTRY_BYTES, 4))
-    link = Link(delay_us=round(costs["delay_us"], 2), background=beside)
+    message = Linear(fixed_us=round(_MESSAGE * round_us, 3))
+    link = Link(delay_us=round(costs["delay_us"], 2), send=message, receive=message, background=beside)
     put = Linear(fixed_us=round(_MESSAGE * round_us, 3), byte_ns=round(1e3 * costs["put_us"] / _ENTRY_BYTES, 4))
     return Model(
         meta=Meta(name="go-original"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rafttoy.pipeline import PIPELINES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Model
 from rafttoy.storage import ENGINES, STORAGES, parse_wal
-from rafttoy.worlds import TRANSPORTS, WORLDS, cores, drive_cluster, run_local, run_sim
+from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, run_local, run_sim
 
 __all__ = ["Cell", "Cluster", "Plan", "Progress", "Result", "run_grid", "validate"]
 
@@ -151,6 +152,10 @@ def run_grid(
     for cell in cells:
         validate(cell, plan)
     made = manifest(flags or {})
+    doubts: tuple[str, ...] = ()
+    if world == "real" and plan.sync != "none" and any(_syncs(cell) for cell in cells):
+        report = _check_sync(data_dir)
+        made["disk"], doubts = msgspec.to_builtins(report), report.doubts
     pinned = {cpu for each in cpus for cpu in each} if cluster is None else set()
     host = _Host(len(pinned) or cores(model), _apart(model, cluster))
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
@@ -158,6 +163,8 @@ def run_grid(
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
         result = _result(world, cell, run_plan, measurement, host, made, local=world == "real" and cluster is None)
+        if _syncs(cell):
+            result.warnings = [*doubts, *result.warnings]
         if profile is not None:
             result.warnings = [*result.warnings, f"profiled into {profile}: the leader was slower than it is without"]
         if model is not None:
@@ -215,6 +222,13 @@ def run_grid(
             )
         begun += len(batch)
     return results
+
+
+_check_sync = functools.cache(check_sync)  # a device does not change while this process lives
+
+
+def _syncs(cell: Cell) -> bool:
+    return cell.storage != "split" or parse_wal(cell.wal)[0] != "mem"
 
 
 def _by_configuration(runs: Sequence[tuple[Cell, Plan]]) -> list[list[tuple[Cell, Plan]]]:
@@ -282,7 +296,8 @@ def _instrument_bound(ops_per_s: float, harness_ops_per_s: float | None) -> list
 def _free_stages(model: Model, result: Result) -> list[str]:
     """A model that lacks a stage's cost is told of, once a run."""
     names = {name.removeprefix("follower/") for name in result.stages}
-    free = sorted(name for name in names if not name.startswith("kv.") and name not in model.software.stages)
+    model = model.on(result.cell().storage_name())
+    free = sorted(name for name in names if not name.startswith("kv.") and model.software.stage(name) is None)
     return [f"model {model.meta.name} has no cost for {', '.join(free)}: counted as free"] if free else []
 
 

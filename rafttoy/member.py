@@ -209,7 +209,7 @@ class Member:
             self._stopped = True
             if self.peer is not None:
                 self.peer.client = None  # whatever is still under way acknowledges nothing
-                self.peer.end()
+                self.peer.fail()
             for _, future in self._begun:
                 if not future.done():
                     future.set_result(None)

@@ -107,6 +107,17 @@ def _without_stale(messages: Sequence[Message]) -> list[Message]:
     return kept
 
 
+def _load(rd: Ready) -> tuple[int, int]:
+    """(entries, bytes) that a Ready is about: what it costs grows with the memory that it touches, and lets go."""
+    entries, committed = rd.entries, rd.committed_entries
+    count = size = 0
+    for batches in (entries, committed):
+        if batches:
+            count += batches[-1].last - batches[0].first + 1
+            size += total_size(batches)
+    return count, size
+
+
 def _in_packets(messages: Sequence[Message]) -> list[list[Message]]:
     """Messages, in order, in groups of at most `_PACKET_BYTES` of entries, or of one message."""
     groups: list[list[Message]] = []
@@ -186,8 +197,9 @@ class Peer(Desk):
         self._unreachable: list[int] = []
         self._ticks = 0
         self._campaign = False
-        self._ending = False
+        self._ending = self._failed = False
         self._ready_ns = 0
+        self._load = (0, 0)
         stage = ports.cpu.stage
         self._receiving, self._readying = stage("receive"), stage("ready")
         self._sending, self._advancing = stage("send"), stage("advance")
@@ -231,6 +243,11 @@ class Peer(Desk):
         self._ending = True
         self._signal.set()
 
+    def fail(self) -> None:
+        """Something of this peer has failed: it ends, and says nothing any more."""
+        self._failed = True
+        self.end()
+
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> Task:
         return self.tasks.spawn(coroutine, f"peer {self.id} {name}")
 
@@ -273,7 +290,8 @@ class Peer(Desk):
                 if rd.soft_state is not None:
                     self._role_changed(rd.soft_state.raft_state)
                 self._ready_ns = self._clock.now_ns()
-                await self._readying.done(mark)
+                self._load = _load(rd)
+                await self._readying.done(mark, *self._load)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
                 await self.flush()
@@ -338,15 +356,23 @@ class Peer(Desk):
         if not outbox:
             return
         self._outbox = {}
+        if self._failed:
+            return
         mark = self._sending.start()
-        nbytes = 0
+        count = nbytes = 0
         for destination, waiting in outbox.items():
             messages = _without_stale(waiting) if len(waiting) > 1 else waiting
-            for group in [messages] if sum(batch.size for m in messages for batch in m.entries) <= _PACKET_BYTES else _in_packets(messages):
+            size = 0
+            for message in messages:
+                for batch in message.entries:
+                    count += batch.count
+                    size += batch.size
+            for group in [messages] if size <= _PACKET_BYTES else _in_packets(messages):
                 packet = encode(self.epoch, group, by_reference=self._by_reference)
+                count += 1
                 nbytes += packet.size
                 self._links.stream(destination).send(packet)
-        await self._sending.done(mark, len(outbox), nbytes)
+        await self._sending.done(mark, count, nbytes)
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:
         """Applies committed entries in order; configuration changes in their place."""
@@ -380,7 +406,7 @@ class Peer(Desk):
         mark = self._advancing.start()
         self.node.advance(rd)
         self.metrics.pipeline_latency.add(self._clock.now_ns() - self._ready_ns)
-        await self._advancing.done(mark)
+        await self._advancing.done(mark, *self._load)
 
     async def deliver(self, responses: Sequence[Message]) -> None:
         """Responses of a storage task: to this node's core, or to others."""
@@ -405,6 +431,9 @@ class Peer(Desk):
             try:
                 for msg in decode(packet):
                     count += len(msg.messages)
+                    for message in msg.messages:
+                        for batch in message.entries:
+                            count += batch.count
                     self._route(msg)
             except MalformedMessage as error:
                 packet.reject(str(error))

@@ -241,14 +241,15 @@ class Desk:
         if not committed or client is None:
             return
         mark = self._acking.start()
-        acknowledged = 0
+        acknowledged = nbytes = 0
         for batch in committed:
             acknowledged += self.tracker.finish(batch)
-        await self._acking.done(mark, acknowledged)
+            nbytes += batch.payload_bytes
+        await self._acking.done(mark, acknowledged, nbytes)
         if acknowledged and client is self.client:  # the peer may have failed meanwhile
             mark = self._generating.start()
             client.turn()
-            await self._generating.done(mark, acknowledged)
+            await self._generating.done(mark, acknowledged, nbytes)
 
 
 def payload_ids(batch: EntryBatch) -> list[int]:

@@ -3,13 +3,17 @@
 The disk is measured by itself (`rafttoy.analysis.probe`). All CPU costs come from *training cells*: real runs of the same components at
 concurrencies that no predicted cell has, whose peers record the CPU time of every stage. Each stage's cost is fitted as
 a + b · entries + c · bytes (non-negative least squares on relative errors: Lawson & Hanson 1974); what the loop's thread spent beside
-its stages is put down to packets sent and received, what other threads spent to the transport's background. The one-way delay of
-the link is what makes the simulated training cell of lowest concurrency as slow as the measured one.
+its stages is put down to packets sent and received, what other threads spent to the transport's background.
+
+Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
+time, and share its cores): its sync, its bytes and what growing adds are scaled until saves take as long as in the training runs. And
+the one-way delay of a link is what makes the training cell of lowest concurrency as slow as the measured one.
 """
 
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +21,29 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
-from rafttoy.analysis.fits import Fit, fits_of, with_calibrated
+from rafttoy.analysis.fits import Fit, fits_of, loop_beside_stages, packets_ns, with_calibrated
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.member import PeerReport
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
+from rafttoy.sim.model import Costs, Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
+from rafttoy.storage import ENGINES, STORAGES, parse_wal
 from rafttoy.worlds import cores, run_local, run_sim
 
 __all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
 
-_CONCURRENCIES = (2, 24, 400)
+_LOADS = (2, 24, 200, 2500)
+_OTHER_SIZES_CONC = 200
 _TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
+_SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
+_STEPS = 3
+_KEPT = 0.02
+"""How much a change of a cost by its own size weighs against a relative error: what no cell tells of stays as it was probed."""
+
+_FEWEST_SAMPLES = 8
 _THREAD = ".thread"
 """Stages whose name ends so run beside the loop."""
 
@@ -50,12 +62,14 @@ def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
     transports = list(dict.fromkeys(cell.transport for cell in cells))
     storages = list(dict.fromkeys((cell.storage, cell.wal, cell.engine) for cell in cells))
     pairs = [(transport, storages[0]) for transport in transports] + [(transports[0], storage) for storage in storages[1:]]
-    sizes = sorted({cell.bytes for cell in cells})
+    counts = Counter(cell.bytes for cell in cells)
+    usual, sizes = max(counts, key=lambda size: counts[size]), sorted(counts)
     taken = set(cells)
     groups = []
     for transport, (storage, wal, engine) in pairs:
         group = []
-        loads = [(conc, sizes[0]) for conc in _CONCURRENCIES] + [(_CONCURRENCIES[-1], size) for size in sizes[-1:] if size != sizes[0]]
+        others = dict.fromkeys(size for size in (sizes[0], sizes[-1]) if size != usual)
+        loads = [(conc, usual) for conc in _LOADS] + [(_OTHER_SIZES_CONC, size) for size in others]
         for conc, size in loads:
             cell = Cell("parallel-append", wal, engine, storage, transport, conc, bytes=size, nodes=first.nodes)
             while cell in taken:
@@ -103,14 +117,10 @@ def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: P
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
     """The model that explains the training runs best."""
     reports = [report for _, measurement in training for report in measurement.reports.values()]
-    stages = {name: _fit_stages(reports, (name,)) for name in _names(reports)}
-    kinds = sorted({name.split(".")[1] for name in stages if name.startswith("kv.")})
-    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{_THREAD}"))) for kind in kinds}
-    stages = {name: cost for name, cost in stages.items() if not name.startswith("kv.")}
+    stages, kv = _fit_software(reports)
     links = {}
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
-        rows = [(cell, m) for cell, m in training if cell.transport == transport]
-        links[transport] = _fit_link([report for _, m in rows for report in m.reports.values()])
+        links[transport] = _fit_link([report for cell, m in training if cell.transport == transport for report in m.reports.values()])
     model = Model(
         meta=Meta(
             name=f"{platform.node()}-quick",
@@ -118,13 +128,39 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
             method=f"disk probe and {len(training)} training cells",
             confidence="quick: one short run a training cell",
         ),
-        hardware=Hardware(cores=cores(None), disk=disk, links=links),
+        hardware=Hardware(cores=cores(None), disk=_with_cpu(disk, reports), links=links),
         software=Software(stages=stages, kv=kv),
     )
-    for transport in links:
-        slowest = min(((c, m) for c, m in training if c.transport == transport), key=lambda pair: pair[0].conc)
-        model = _with_delay(model, transport, *slowest)
+    storages = {name: _fit_storage(model, training, name) for name in dict.fromkeys(cell.storage_name() for cell, _ in training)}
+    if len(storages) > 1:
+        model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+    for _ in range(2):  # each waits for the other
+        for transport in links:
+            slowest = min(((c, m) for c, m in training if c.transport == transport), key=lambda pair: (_on_disk(pair[0]), pair[0].conc))
+            model = _with_delay(model, transport, *slowest)
+        model = _with_saves(model, [(c, m) for c, m in training if _on_disk(c)])
     return model
+
+
+def _fit_software(reports: Sequence[PeerReport]) -> tuple[dict[str, Linear], dict[str, Kv]]:
+    """(stages, stores) of peers."""
+    fitted = {name: _fit_stages(reports, (name,)) for name in _names(reports)}
+    kinds = sorted({name.split(".")[1] for name in fitted if name.startswith("kv.")})
+    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{_THREAD}"))) for kind in kinds}
+    return {name: cost for name, cost in fitted.items() if not name.startswith("kv.")}, kv
+
+
+def _fit_storage(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:
+    """What the peers of that storage cost, beside what holds for all; of packets a factor, for there is little to tell them by."""
+    rows = [(cell.transport, report) for cell, m in training if cell.storage_name() == name for report in m.reports.values()]
+    stages, kv = _fit_software([report for _, report in rows])
+    spent = [(loop_beside_stages(report), packets_ns(model.hardware.links[transport], report)) for transport, report in rows]
+    said = sum(predicted for _, predicted in spent)
+    return Costs(stages, kv, round(sum(measured for measured, _ in spent) / said, 3) if said else 1.0)
+
+
+def _on_disk(cell: Cell) -> bool:
+    return cell.storage != "split" or parse_wal(cell.wal)[0] != "mem"
 
 
 def _names(reports: Iterable[PeerReport]) -> list[str]:
@@ -145,14 +181,28 @@ def _fit_stages(reports: Sequence[PeerReport], names: Sequence[str]) -> Linear:
         group = group[group[:, 2] <= np.quantile(group[:, 2], 0.98)]
         means.append((*group.mean(axis=0), len(group)))
     rows = np.array(means)
-    fixed, entry, byte = _nnls(rows[:, :2], rows[:, 2], np.sqrt(rows[:, 3]))
-    return Linear(fixed_us=round(fixed / 1e3, 3), entry_us=round(entry / 1e3, 5), byte_ns=round(byte, 5))
+    fixed, entry, byte = _nnls(rows[:, :2], rows[:, 2], np.sqrt(rows[:, 3]) / np.maximum(rows[:, 2], 1.0))
+    return _bent(Linear(fixed_us=round(fixed / 1e3, 3), entry_us=round(entry / 1e3, 5), byte_ns=round(byte, 5)), rows)
 
 
-def _nnls(x: NDArray[Any], y: NDArray[Any], weight: NDArray[Any]) -> list[float]:
-    """[constant, coefficient of each column of x], none negative, that fit y best relative to its size."""
+def _bent(line: Linear, rows: NDArray[Any]) -> Linear:
+    """The line with a factor for each number of entries, in powers of two: what was measured there over what the line says. `rows` are
+    (entries, bytes, cpu_ns, how many)."""
+    octaves = np.round(np.log2(rows[:, 0] + 1))
+    at, times = [], []
+    for octave in np.unique(octaves):
+        group = rows[octaves == octave]
+        said = sum(line.exact_ns(entries, nbytes) * count for entries, nbytes, _, count in group)
+        weight = group[:, 3].sum()
+        if said > 0 and weight >= _FEWEST_SAMPLES:
+            at.append(round(float((group[:, 0] * group[:, 3]).sum() / weight), 2))
+            times.append(round(float((group[:, 2] * group[:, 3]).sum() / said), 3))
+    return msgspec.structs.replace(line, at=tuple(at), times=tuple(times)) if len(at) > 1 else line
+
+
+def _nnls(x: NDArray[Any], y: NDArray[Any], scale: NDArray[Any]) -> list[float]:
+    """[constant, coefficient of each column of x], none negative, that fit y best, an error of each row weighing `scale`."""
     columns = np.column_stack([np.ones(len(x)), x])
-    scale = weight / np.maximum(y, 1.0)
     norms = np.maximum(np.abs(columns).max(axis=0), 1e-9)
     solution, _ = nnls(columns / norms * scale[:, None], y * scale)
     return [float(value) for value in solution / norms]
@@ -160,13 +210,13 @@ def _nnls(x: NDArray[Any], y: NDArray[Any], weight: NDArray[Any]) -> list[float]
 
 def _fit_link(reports: Sequence[PeerReport]) -> Link:
     """What packets cost the loop beside the stages, and other threads."""
-    loop, background, packets = [], [], []
+    loop, background, packets, weights = [], [], [], []
     for report in reports:
         counters = report.counters
-        staged_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(_THREAD))
         threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(_THREAD))
-        loop.append(max(0.0, report.loop_ns - staged_ns))
+        loop.append(loop_beside_stages(report))
         background.append(max(0.0, report.total_ns - report.loop_ns - threads_ns - counters.get("disk_cpu_ns", 0)))
+        weights.append(1.0 / report.total_ns)
         packets.append(
             (
                 counters.get("packets_sent", 0),
@@ -175,10 +225,10 @@ def _fit_link(reports: Sequence[PeerReport]) -> Link:
             )
         )
     table = np.array(packets, dtype=np.float64)
-    ones = np.ones(len(table))
-    _, sent, received, byte = _nnls(table, np.array(loop), ones)
+    weight = np.array(weights)
+    _, sent, received, byte = _nnls(table, np.array(loop), weight)
     both = np.column_stack([table[:, 0] + table[:, 1], table[:, 2]])
-    _, packet, background_byte = _nnls(both, np.array(background), ones)
+    _, packet, background_byte = _nnls(both, np.array(background), weight)
     return Link(
         delay_us=0.0,
         send=Linear(fixed_us=round(sent / 1e3, 3), byte_ns=round(byte, 5)),
@@ -187,13 +237,93 @@ def _fit_link(reports: Sequence[PeerReport]) -> Link:
     )
 
 
+def _with_cpu(disk: Disk, reports: Sequence[PeerReport]) -> Disk:
+    """What saves cost the disk threads of the peers: more than the probe's, whose caches held nothing else."""
+    used = [report.counters for report in reports if report.counters.get("disk_cpu_ns", 0)]
+    if not used:
+        return disk
+    table = np.array([(counters["wal_syncs"], counters["wal_bytes"]) for counters in used], dtype=np.float64)
+    spent = np.array([counters["disk_cpu_ns"] for counters in used], dtype=np.float64)
+    _, sync, byte = _nnls(table, spent, 1.0 / spent)
+    return msgspec.structs.replace(disk, cpu_us=round(sync / 1e3, 1), cpu_byte_ns=round(byte, 4))
+
+
 def _with_delay(model: Model, transport: str, cell: Cell, measured: Measurement) -> Model:
     """The model with the link's delay such that `cell` takes as long as measured (a proposal crosses the link twice)."""
     delay_us = 0.0
     for _ in range(3):
-        predicted = run_sim(cell, msgspec.structs.replace(_TRAINING, seconds=0.3, warmup_seconds=0.05), model)
+        predicted = run_sim(cell, _SIMULATED, model)
         delay_us = max(0.0, delay_us + (measured.latency.mean - predicted.latency.mean) / 2e3)
         link = msgspec.structs.replace(model.hardware.links[transport], delay_us=round(delay_us, 2))
         links = {**model.hardware.links, transport: link}
         model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))
     return model
+
+
+def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model with a disk such that the leader's saves of those cells take as long as measured, in the mean. A few Newton steps: what a
+    cost contributes to a save is what it is multiplied with."""
+    measured_us = np.array([_save_us(m) for _, m in training])
+    if not len(measured_us):
+        return model
+    for _ in range(_STEPS):
+        disk, kv = model.hardware.disk, model.software.kv
+        runs = [run_sim(cell, _SIMULATED, model) for cell, _ in training]
+        left_us = measured_us - np.array([_save_us(m) for m in runs])
+        kinds = sorted({kind for cell, _ in training if (kind := _store_of(cell))})
+        rows = []
+        for cell, measured in training:
+            kind = _store_of(cell)
+            counters = next(iter(measured.reports.values())).counters
+            nbytes = counters.get("wal_bytes", 0) / max(1, counters.get("wal_syncs", 1))
+            sync_us = _mean_sync_us(disk)
+            rows.append(
+                [
+                    0.0 if kind else sync_us,
+                    nbytes / 1e3,
+                    float(parse_wal(cell.wal)[0] == "etcd" and not kind),
+                    *(sync_us if kind == other else 0.0 for other in kinds),
+                ]
+            )
+        table = np.array(rows)
+        now = np.array([1.0, disk.byte_ns, disk.grow_us, *(kv[kind].sync_factor for kind in kinds)])
+        steps = lsq_linear(
+            np.vstack([table / measured_us[:, None], _KEPT * np.diag(1 / np.maximum(now, 1e-3))]),
+            np.concatenate([left_us / measured_us, np.zeros(len(now))]),
+            bounds=(-0.7 * now - 1e-9, np.inf),
+        ).x
+        scale, byte_ns, grow_us, *factors = (now + steps).tolist()
+        disk = msgspec.structs.replace(
+            disk, sync_us=[round(us * scale, 1) for us in disk.sync_us], byte_ns=round(byte_ns, 4), grow_us=round(grow_us, 1)
+        )
+        kv = kv | {
+            kind: msgspec.structs.replace(kv[kind], sync_factor=round(factor / scale, 3))
+            for kind, factor in zip(kinds, factors, strict=True)
+        }
+        storages = {name: msgspec.structs.replace(costs, kv=_with_factors(costs.kv, kv)) for name, costs in model.software.storages.items()}
+        model = msgspec.structs.replace(
+            model,
+            hardware=msgspec.structs.replace(model.hardware, disk=disk),
+            software=msgspec.structs.replace(model.software, kv=kv, storages=storages),
+        )
+    return model
+
+
+def _with_factors(kv: dict[str, Kv], of: dict[str, Kv]) -> dict[str, Kv]:
+    return {kind: msgspec.structs.replace(store, sync_factor=of[kind].sync_factor) for kind, store in kv.items()}
+
+
+def _store_of(cell: Cell) -> str:
+    """The key-value store that holds the log; empty where files do."""
+    if cell.storage != "split":
+        return STORAGES[cell.storage]
+    name = parse_wal(cell.wal)[0]
+    return name if name in ENGINES.values() else ""
+
+
+def _save_us(measurement: Measurement) -> float:
+    return float(next(iter(measurement.reports.values())).metrics["append_latency_us"]["mean"])
+
+
+def _mean_sync_us(disk: Disk) -> float:
+    return float(np.interp(np.linspace(0, 100, 2001), disk.percents(), disk.sync_us).mean())

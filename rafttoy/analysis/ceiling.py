@@ -106,6 +106,7 @@ def without_storage(model: Model, cell: Cell) -> WithoutStorage:
 
 def ceiling(model: Model, cell: Cell) -> Ceiling:
     """Raises ConfigError for a transport or store that the model has no costs of."""
+    model = model.on(cell.storage_name())
     return _open(model, cell) if cell.rate else _closed(model, cell)
 
 
@@ -192,7 +193,7 @@ class _Round:
     # --- parts ---
 
     def _stage(self, name: str, entries: float = 0, nbytes: float = 0) -> float:
-        return _cost(self._model.software.stages.get(name, Linear()), entries, nbytes)
+        return _cost(self._model.software.stage(name) or Linear(), entries, nbytes)
 
     def _kv(self, kind: str, entries: float, nbytes: float) -> float:
         if kind not in self._model.software.kv:
@@ -204,7 +205,7 @@ class _Round:
         kind = self._combined or ENGINES[self._cell.engine]
         work = self._kv(kind, self.batch + 1, self._pairs)
         threaded = kind != "dict" and self._pairs > KV_INLINE_BYTES
-        self._apply_loop = self._stage("engine.apply", self.batch, self._pairs) + (0.0 if threaded else work)
+        self._apply_loop = self._stage(f"engine.apply.{kind}", self.batch, self._pairs) + (0.0 if threaded else work)
         self._apply_thread = work if threaded else 0.0
         self._apply_ns = self._apply_loop + self._apply_thread + (self._model.hardware.disk.handoff_us * 1e3 if threaded else 0.0)
 
@@ -215,7 +216,7 @@ class _Round:
         self._sync = self._follower_sync = self._quorum_sync = self._all_sync = self._wal_delay
         if self._wal == "mem":
             return
-        self._encode = self._stage("wal.encode", self.batch, self._frames)
+        self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames)
         store = 0.0
         factor = 1.0
         if self._wal not in ("file", "etcd"):
@@ -249,14 +250,20 @@ class _Round:
         self._propose = self._stage("propose", self.batch, self._data)
         self._ack = self._stage("ack", self.batch) + self._stage("client", self.batch)
         self._ready = turns * self._stage("ready")
-        self._send = (self._stage("send", followers, sent) + self._packets(followers, sent, link.send)) if followers else 0.0
+        self._send = (
+            (self._stage("send", followers * (1 + self.batch), sent) + self._packets(followers, sent, link.send)) if followers else 0.0
+        )
         answers = self._stage("receive", followers, followers * _HEADER_BYTES) + self._packets(followers, 0, link.receive)
         self._answers = answers if followers else 0.0
         needed = self._quorum - 1
         self._first_answers = self._stage("receive", needed, needed * _HEADER_BYTES) + self._packets(needed, 0, link.receive)
         self._leader = self._propose + self._ready + advance + self._encode + self._send + self._answers + self._apply_loop + self._ack
         self._advance = advance
-        self._take = self._stage("receive", 1, sent / followers) + self._packets(1, sent / followers, link.receive) if followers else 0.0
+        self._take = (
+            self._stage("receive", 1 + self.batch, sent / followers) + self._packets(1, sent / followers, link.receive)
+            if followers
+            else 0.0
+        )
         self._answer = self._stage("send", 1, _HEADER_BYTES) + self._packets(1, _HEADER_BYTES, link.send)
         follows = self._apply_loop if shape.apply is ApplyOn.ALL else 0.0
         turn = self._ready / turns + advance / turns  # the commit of one batch comes with the next
@@ -326,7 +333,7 @@ class _Round:
 
 
 def _cost(cost: Linear, entries: float, nbytes: float) -> float:
-    return 1e3 * (cost.fixed_us + cost.entry_us * entries) + cost.byte_ns * nbytes
+    return cost.exact_ns(entries, nbytes)
 
 
 def _sync(disk: Disk, k: int, n: int) -> float:

@@ -163,9 +163,11 @@ def _stores(cell: Cell) -> list[str]:
 
 
 def _dearest_stages(base: Result, model: Model) -> list[str]:
+    """Of the base's storage, by what its costs stand under in the model that holds for all."""
     spent: dict[str, float] = {}
     for name, stage in base.stages.items():
         own = name.removeprefix("follower/")
+        own = own if own in model.software.stages else own.rpartition(".")[0]
         spent[own] = spent.get(own, 0.0) + stage["cpu_us"]
     known = [name for name in spent if name in model.software.stages and spent[name] > 0]
     return sorted(known, key=lambda name: -spent[name])[:_STAGES_SHOWN]

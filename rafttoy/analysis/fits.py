@@ -11,10 +11,10 @@ import msgspec
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Calibrated, Linear, Model
+from rafttoy.sim.model import Calibrated, Linear, Link, Model
 from rafttoy.worlds import run_sim
 
-__all__ = ["Fit", "fits_of", "with_calibrated"]
+__all__ = ["Fit", "fits_of", "loop_beside_stages", "packets_ns", "with_calibrated"]
 
 Part = Literal["disk", "links", "stages", "kv"]
 Training = Sequence[tuple[Cell, Measurement]]
@@ -40,13 +40,16 @@ def fits_of(model: Model, training: Training) -> list[Fit]:
     reports = [report for _, measurement in training for report in measurement.reports.values()]
     total_ns = sum(report.total_ns for report in reports) or 1
     fits = []
+    models = {storage: model.on(storage) for storage in dict.fromkeys(cell.storage_name() for cell, _ in training)}
+    rows = [(models[cell.storage_name()], cell.transport, report) for cell, m in training for report in m.reports.values()]
     for name in sorted({name for report in reports for name in report.stages}):
-        cost, part = _cost_of(model, name)
-        if cost is not None:
-            stages = [report.stages[name] for report in reports if name in report.stages]
-            fits.append(_fit(part, name, [(_predicted_ns(cost, stage), stage.cpu_ns) for stage in stages], total_ns))
+        part: Part = "kv" if name.startswith("kv.") else "stages"
+        with_it = [(_cost_of(own, name), report.stages[name]) for own, _, report in rows if name in report.stages]
+        pairs = [(_predicted_ns(cost, stage), float(stage.cpu_ns)) for cost, stage in with_it if cost is not None]
+        if pairs:
+            fits.append(_fit(part, name, pairs, total_ns))
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
-        pairs = [_link_ns(model, transport, report) for cell, m in training if cell.transport == transport for report in m.reports.values()]
+        pairs = [_link_ns(own, transport, report) for own, used, report in rows if used == transport]
         fits.append(_fit("links", transport, pairs, total_ns))
     saves = list(_saves(model, training))
     if saves:
@@ -78,27 +81,38 @@ def with_calibrated(model: Model, training: Training, fits: Sequence[Fit]) -> Mo
     )
 
 
-def _cost_of(model: Model, stage: str) -> tuple[Linear | None, Part]:
+def _cost_of(model: Model, stage: str) -> Linear | None:
     """The cost that a recorded stage is charged; None for one that the model lacks."""
     if stage.startswith("kv."):
         store = model.software.kv.get(stage.removeprefix("kv.").removesuffix(_THREAD))
-        return (store.write if store is not None else None), "kv"
-    return model.software.stages.get(stage), "stages"
+        return store.write if store is not None else None
+    return model.software.stage(stage)
 
 
 def _predicted_ns(cost: Linear, stage: StageTotals) -> float:
-    return 1e3 * (cost.fixed_us * stage.count + cost.entry_us * stage.entries) + cost.byte_ns * stage.nbytes
+    return stage.count * cost.exact_ns(stage.entries / stage.count, stage.nbytes / stage.count) if stage.count else 0.0
 
 
 def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, float]:
     """(predicted, measured) CPU time of one peer beside its stages: its packets' work on the loop and off it."""
     link, counters = model.hardware.links[transport], report.counters
     sent, received = counters.get("packets_sent", 0), counters.get("packets_received", 0)
-    sent_bytes, received_bytes = counters.get("bytes_sent", 0), counters.get("bytes_received", 0)
-    predicted = _packets_ns(link.send, sent, sent_bytes) + _packets_ns(link.receive, received, received_bytes)
-    predicted += _packets_ns(link.background, sent + received, sent_bytes + received_bytes)
+    nbytes = counters.get("bytes_sent", 0) + counters.get("bytes_received", 0)
+    predicted = packets_ns(link, report) + _packets_ns(link.background, sent + received, nbytes)
     staged = sum(stage.cpu_ns for stage in report.stages.values())
     return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
+
+
+def loop_beside_stages(report: PeerReport) -> float:
+    """CPU time of a peer's loop that no stage has, in ns."""
+    return max(0.0, report.loop_ns - sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(_THREAD)))
+
+
+def packets_ns(link: Link, report: PeerReport) -> float:
+    """What its packets cost the loop of a peer, by the model."""
+    counters = report.counters
+    sent = _packets_ns(link.send, counters.get("packets_sent", 0), counters.get("bytes_sent", 0))
+    return sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
 
 
 def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:

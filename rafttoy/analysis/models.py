@@ -152,6 +152,9 @@ _COMMENTS = {
 }
 
 
+_CURVE = ("at", "times")
+
+
 def dump_model(model: Model) -> str:
     """The model as a commented TOML file, which `load_model` reads back."""
     document = tomlkit.document()
@@ -165,11 +168,11 @@ def _fill(table: Any, content: dict[str, Any], path: str) -> None:
         if not isinstance(value, dict):
             table[key] = value
     for key, value in content.items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or (key == "storages" and not value):
             continue
-        if value and not any(isinstance(inner, dict | list) for inner in value.values()) and path:
+        if value and path and not any(isinstance(inner, dict | list) and name not in _CURVE for name, inner in value.items()):
             inline = tomlkit.inline_table()
-            inline.update(value)
+            inline.update({name: inner for name, inner in value.items() if inner or name not in _CURVE})
             table[key] = inline
             continue
         name = f"{path}.{key}".lstrip(".")

@@ -19,7 +19,7 @@ from rafttoy.sim.model import Model, parse_model
 
 __all__ = ["apply_settings", "change", "scaled"]
 
-_NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores")
+_NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores", "at", "times", "packets")
 """Scaling the table that they are in leaves them alone."""
 
 
@@ -38,6 +38,14 @@ def change(model: Model, key: str, value: str) -> Model:
     TOML value that takes the old one's place. Raises ConfigError naming the key."""
     document = msgspec.to_builtins(model)
     table, name = _find(document, key)
+    _set(table, name, key, value)
+    for costs in document["software"]["storages"].values():  # what holds for all holds for those that differ as well
+        if found := _descend(costs, key.removeprefix("software.")):
+            _set(*found, key, value)
+    return parse_model(document, f"with --set {key}={value}")
+
+
+def _set(table: dict[str, Any], name: str, key: str, value: str) -> None:
     old = table[name]
     if value.startswith("x"):
         factor = _number(value[1:], key, value)
@@ -54,7 +62,6 @@ def change(model: Model, key: str, value: str) -> Model:
         table[name] = [quantile * wanted / middle for quantile in old]
     else:
         table[name] = _toml(value, key)
-    return parse_model(document, f"with --set {key}={value}")
 
 
 def scaled(model: Model, key: str, factor: float) -> Model:

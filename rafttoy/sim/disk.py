@@ -37,7 +37,8 @@ class SimDisk:
         self._read_ns = int(costs.read_us * 1000)
         self._grow_ns = int(costs.grow_us * 1000)
         self._factors = costs.concurrency
-        self.cpu_ns = int(costs.cpu_us * 1000)
+        self._cpu_ns = int(costs.cpu_us * 1000)
+        self._cpu_byte_ns = costs.cpu_byte_ns
         self.handoff_ns = int(costs.handoff_us * 1000)
         self._transfer_free_ns = 0
         self._ends_ns: list[int] = []  # a heap: when the syncs at the device end
@@ -65,9 +66,13 @@ class SimDisk:
         self._transfer_free_ns = start_ns + int(self._byte_ns * (nbytes - _FREE_BYTES))
         return self._transfer_free_ns
 
+    def cpu_ns(self, nbytes: int) -> int:
+        """Core time of a synced write."""
+        return self._cpu_ns + int(self._cpu_byte_ns * nbytes)
+
     def synced_write(self, begin_ns: int, nbytes: int, *, grows: bool, factor: float = 1.0) -> int:
         """When a write of `nbytes` with its sync ends that begins at `begin_ns` at the earliest. `factor` scales the sync."""
-        cpu_ns = self.cpu_ns
+        cpu_ns = self.cpu_ns(nbytes)
         if cpu_ns:
             now: int = self.env.now  # type: ignore[assignment]
             begin_ns += self._host.reserve(now, cpu_ns) - cpu_ns - now  # the sync includes it: what it adds is waiting for a core

@@ -69,6 +69,8 @@ class SimFile:
         self._inode = inode
         self._files = files
         self._size = inode.size  # as of the calls made; the inode's, as of those carried out
+        self.written_to = inode.size
+        """Beyond it nothing was ever written: the first write there changes metadata, be the space reserved or not."""
         self._unreadable = inode.virtual  # by another incarnation; what this one writes, it knows
 
     def size(self) -> int:
@@ -78,7 +80,8 @@ class SimFile:
         files = self._files
         total = sum(map(len, buffers))
         end = offset + total
-        grows = end > self._size
+        grows = end > self.written_to
+        self.written_to = max(self.written_to, end)
         failure = files.write_failure(self.name, end - self._size)
         self._size = max(self._size, end)
         self._unreadable = False
@@ -149,8 +152,9 @@ class SimFiles:
         half_ns = disk.handoff_ns >> 1
         begin_ns = max(self._now() + half_ns, self._thread_free_ns)
         if sync and self.durable:
-            self._loop.background_ns += disk.cpu_ns
-            self._cpu_ns += disk.cpu_ns
+            cpu_ns = disk.cpu_ns(nbytes)
+            self._loop.background_ns += cpu_ns
+            self._cpu_ns += cpu_ns
             end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
         else:
             end_ns = disk.write(begin_ns, nbytes)
@@ -232,6 +236,7 @@ class SimFiles:
                 raise StorageError(f"{self.root}/{name}: No such file or directory")
             inode = Inode()
             store.link(name, inode)
+        reserved = inode.size if inode.size < preallocate and not prewrite else None
         if inode.size < preallocate:
             if failure := self.write_failure(name, preallocate - inode.size):
                 raise StorageError(failure)
@@ -243,7 +248,10 @@ class SimFiles:
                     raise StorageError(failure)
                 inode.settle(changes)
                 self.called()
-        return SimFile(name, inode, self)
+        file = SimFile(name, inode, self)
+        if reserved is not None:
+            file.written_to = reserved
+        return file
 
     async def rename(self, old: str, new: str) -> None:
         if old not in self.store.files:

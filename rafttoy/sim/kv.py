@@ -5,14 +5,17 @@ The stores' own logs are sequential, so a crash keeps every synced batch and, of
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any
+
+import simpy
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv
-from rafttoy.sim.runtime import Loop, SimCpu, Timer
+from rafttoy.sim.runtime import SLICE_NS, Loop, SimCpu, Timer, Until
 from rafttoy.sim.store import Choice, SimStore
 
 __all__ = ["SimKvStores"]
@@ -110,7 +113,7 @@ class _Store:
         self._costs = costs
         self._volatile = kind == "dict"
         self._in_line = 0  # writes on the thread or before it
-        self._thread_free_ns = 0
+        self._last: simpy.Process | None = None  # the newest write of the thread
         self._failure: str | None = None
         self._inline = stores.cpu.stage(f"kv.{kind}").record
         self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}.thread").record
@@ -136,23 +139,22 @@ class _Store:
                 stores.called()
             if sync:
                 failure = self._sync_failure()
+        work = None
         if threaded:
             self._in_line += 1
-            end_ns, self._thread_free_ns = stores.on_thread(
-                self._thread_free_ns, cost_ns, batch.nbytes, self._costs.sync_factor if sync else None
-            )
+            work = self._last = stores.on_thread(self._last, cost_ns, batch.nbytes, self._costs.sync_factor if sync else None)
         else:
             stores.loop.charge(cost_ns)
-            end_ns = 0
-        return self._ended(end_ns, failure, content.batches(), sync=sync, threaded=threaded)
+        return self._ended(work, failure, content.batches(), sync=sync)
 
-    async def _ended(self, end_ns: int, failure: str | None, written: int, *, sync: bool, threaded: bool) -> None:
+    async def _ended(self, work: simpy.Process | None, failure: str | None, written: int, *, sync: bool) -> None:
         stores, loop = self._stores, self._stores.loop
-        now: int = loop.env.now  # type: ignore[assignment]  # integers throughout
         try:
-            await Timer(loop, max(0, end_ns - now))
+            if work is not None:
+                await Until(loop, work)
+            await Timer(loop, stores.half_ns if work is not None else 0)
         finally:
-            self._in_line -= threaded
+            self._in_line -= work is not None
         if failure is not None:
             raise StorageError(failure)
         if sync and (stores.faults is None or not stores.faults.lying_sync):
@@ -213,6 +215,7 @@ class SimKvStores:
         self._costs = costs
         self._store = store if store is not None else SimStore()
         self._durable = sync != "none"
+        self.half_ns = disk.handoff_ns >> 1
         self.on_call: Callable[[], None] | None = None
         """As `SimFiles.on_call`."""
 
@@ -220,23 +223,34 @@ class SimKvStores:
         if self.on_call is not None:
             self.on_call()
 
-    def on_thread(self, free_ns: int, cost_ns: int, nbytes: int, sync_factor: float | None) -> tuple[int, int]:
-        """(when a write on the store's own thread is told of, when the thread is free again); it is free from `free_ns` on. The sync
-        of the store's log is part of it where there is a factor."""
-        disk, loop = self._disk, self.loop
-        now: int = loop.env.now  # type: ignore[assignment]
-        half_ns = disk.handoff_ns >> 1
-        loop.background_ns += cost_ns
-        end_ns = loop.host.reserve(max(now, loop.free_at_ns, free_ns - half_ns) + half_ns, cost_ns)
-        if sync_factor is not None:
-            if self._durable:
-                loop.background_ns += disk.cpu_ns
-                end_ns = disk.synced_write(end_ns, nbytes, grows=False, factor=sync_factor)
-            else:
-                end_ns = disk.write(end_ns, nbytes)
-        if self.faults is not None:
-            end_ns += self.faults.stall_ns
-        return end_ns + half_ns, end_ns
+    def on_thread(self, before: simpy.Process | None, cost_ns: int, nbytes: int, sync_factor: float | None) -> simpy.Process:
+        """A write on the store's own thread, behind `before`; the sync of the store's log is part of it where there is a factor."""
+        self.loop.background_ns += cost_ns
+        if sync_factor is not None and self._durable:
+            self.loop.background_ns += self._disk.cpu_ns(nbytes)
+        return self.loop.env.process(self._work(before, cost_ns, nbytes, sync_factor))
+
+    def _work(
+        self, before: simpy.Process | None, cost_ns: int, nbytes: int, sync_factor: float | None
+    ) -> Generator[simpy.Event, Any, None]:
+        disk, loop, env = self._disk, self.loop, self.loop.env
+        if (wait_ns := loop.free_at_ns - env.now) > 0:
+            yield env.timeout(wait_ns)
+        yield env.timeout(self.half_ns)
+        if before is not None and before.is_alive:
+            yield before
+        while cost_ns > 0:
+            slice_ns = min(cost_ns, SLICE_NS)
+            cost_ns -= slice_ns
+            yield env.timeout(loop.host.reserve(int(env.now), slice_ns) - env.now)
+        now = int(env.now)
+        if sync_factor is None:
+            end_ns = now
+        elif self._durable:
+            end_ns = disk.synced_write(now, nbytes, grows=False, factor=sync_factor)
+        else:
+            end_ns = disk.write(now, nbytes)
+        yield env.timeout(end_ns + (self.faults.stall_ns if self.faults is not None else 0) - now)
 
     async def open(self, kind: str, name: str) -> KvStore:
         costs = self._costs.get(kind)

@@ -122,4 +122,4 @@ async def _live(member: Member) -> None:
 
 def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:
     """Predicts one cell. Same model, cell and plan: same result."""
-    return SimWorld(model, cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))
+    return SimWorld(model.on(cell.storage_name()), cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))

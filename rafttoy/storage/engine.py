@@ -72,7 +72,7 @@ class KvEngine:
 
     def __init__(self, ports: Ports, store: Store) -> None:
         self._store = store
-        self._stage = ports.cpu.stage("engine.apply")
+        self._stage = ports.cpu.stage(f"engine.apply.{store.kind}")
         self._applied = 0
         self._virtual = False  # payload was Sized: only totals are known
         self._entries = 0

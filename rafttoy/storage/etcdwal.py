@@ -72,7 +72,7 @@ class EtcdWal:
     def __init__(self, ports: Ports, *, cache_bytes: int, sync: str, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._files = ports.files
         self._tasks = ports.tasks
-        self._stage = ports.cpu.stage("wal.encode")
+        self._stage = ports.cpu.stage("wal.encode.etcd")
         self._cache_bytes = cache_bytes
         self._sync = sync != "none"
         self._segment_bytes = segment_bytes

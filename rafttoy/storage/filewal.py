@@ -75,7 +75,7 @@ class FileWal:
         assert segment_bytes >= 2 * BLOCK
         self._files = ports.files
         self._tasks = ports.tasks
-        self._stage = ports.cpu.stage("wal.encode")
+        self._stage = ports.cpu.stage("wal.encode.file")
         self._cache_bytes = cache_bytes
         self._sync = sync != "none"
         self._segment_bytes = segment_bytes

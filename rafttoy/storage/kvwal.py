@@ -36,7 +36,7 @@ _SLICE = 1024  # keys read at a time when the log is opened
 class KvWal:
     def __init__(self, ports: Ports, store: Store, *, cache_bytes: int, sync: str) -> None:
         self._store = store
-        self._stage = ports.cpu.stage("wal.encode")
+        self._stage = ports.cpu.stage(f"wal.encode.{store.kind}")
         self._cache_bytes = cache_bytes
         self._sync = sync != "none"
         self._firsts: list[int] = []  # the keys, in order
