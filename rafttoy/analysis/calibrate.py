@@ -6,13 +6,16 @@ a + b · entries + c · bytes (non-negative least squares on relative errors: La
 its stages is put down to packets sent and received, what other threads spent to the transport's background.
 
 Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
-time, and share its cores): its sync, its bytes and what growing adds are scaled until saves take as long as in the training runs. And
+time, share its cores, and other files are written): for each storage its sync is scaled, by the bytes written at once, until saves take
+as long as in the training runs. And
 the one-way delay of a link is what makes the training cell of lowest concurrency as slow as the measured one.
 """
 
 from __future__ import annotations
 
+import math
 import platform
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,16 +24,18 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear, nnls
+from scipy.optimize import nnls
 
 from rafttoy.analysis.fits import Fit, fits_of, loop_beside_stages, packets_ns, with_calibrated
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.member import PeerReport
+from rafttoy.ports import KV_INLINE_BYTES
+from rafttoy.proposal import OVERHEAD_BYTES
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Costs, Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
-from rafttoy.storage import ENGINES, STORAGES, parse_wal
+from rafttoy.sim.model import Costs, Disk, Hardware, Kv, Linear, Link, Meta, Model, Software, interpolated
+from rafttoy.storage import parse_wal
 from rafttoy.worlds import cores, run_local, run_sim
 
 __all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
@@ -40,8 +45,8 @@ _OTHER_SIZES_CONC = 200
 _TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
 _STEPS = 3
-_KEPT = 0.02
-"""How much a change of a cost by its own size weighs against a relative error: what no cell tells of stays as it was probed."""
+_LEAST, _MOST = 0.1, 30.0
+"""Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
 
 _FEWEST_SAMPLES = 8
 _THREAD = ".thread"
@@ -139,6 +144,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
             slowest = min(((c, m) for c, m in training if c.transport == transport), key=lambda pair: (_on_disk(pair[0]), pair[0].conc))
             model = _with_delay(model, transport, *slowest)
         model = _with_saves(model, [(c, m) for c, m in training if _on_disk(c)])
+        model = _with_stalls(model, training)
     return model
 
 
@@ -261,64 +267,63 @@ def _with_delay(model: Model, transport: str, cell: Cell, measured: Measurement)
 
 
 def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
-    """The model with a disk such that the leader's saves of those cells take as long as measured, in the mean. A few Newton steps: what a
-    cost contributes to a save is what it is multiplied with."""
-    measured_us = np.array([_save_us(m) for _, m in training])
-    if not len(measured_us):
-        return model
+    """The model in which the leader's saves of those cells take as long as measured, in the mean: for each storage a factor on the sync for
+    each number of bytes that its cells wrote at once."""
     for _ in range(_STEPS):
-        disk, kv = model.hardware.disk, model.software.kv
-        runs = [run_sim(cell, _SIMULATED, model) for cell, _ in training]
-        left_us = measured_us - np.array([_save_us(m) for m in runs])
-        kinds = sorted({kind for cell, _ in training if (kind := _store_of(cell))})
-        rows = []
-        for cell, measured in training:
-            kind = _store_of(cell)
-            counters = next(iter(measured.reports.values())).counters
-            nbytes = counters.get("wal_bytes", 0) / max(1, counters.get("wal_syncs", 1))
-            sync_us = _mean_sync_us(disk)
-            rows.append(
-                [
-                    0.0 if kind else sync_us,
-                    nbytes / 1e3,
-                    float(parse_wal(cell.wal)[0] == "etcd" and not kind),
-                    *(sync_us if kind == other else 0.0 for other in kinds),
-                ]
+        storages = dict(model.software.storages)
+        for name in dict.fromkeys(cell.storage_name() for cell, _ in training):
+            costs = storages.get(name, Costs())
+            rows: dict[float, list[float]] = {}
+            for cell, measured in training:
+                if cell.storage_name() == name:
+                    at = float(2 ** round(math.log2(_save_bytes(measured))))
+                    rows.setdefault(at, []).append(_sync_factor(model, cell, measured))
+            curve = sorted((at, statistics.fmean(factors)) for at, factors in rows.items())
+            storages[name] = msgspec.structs.replace(
+                costs, sync_at=tuple(at for at, _ in curve), sync_times=tuple(round(factor, 3) for _, factor in curve)
             )
-        table = np.array(rows)
-        now = np.array([1.0, disk.byte_ns, disk.grow_us, *(kv[kind].sync_factor for kind in kinds)])
-        steps = lsq_linear(
-            np.vstack([table / measured_us[:, None], _KEPT * np.diag(1 / np.maximum(now, 1e-3))]),
-            np.concatenate([left_us / measured_us, np.zeros(len(now))]),
-            bounds=(-0.7 * now - 1e-9, np.inf),
-        ).x
-        scale, byte_ns, grow_us, *factors = (now + steps).tolist()
-        disk = msgspec.structs.replace(
-            disk, sync_us=[round(us * scale, 1) for us in disk.sync_us], byte_ns=round(byte_ns, 4), grow_us=round(grow_us, 1)
-        )
-        kv = kv | {
-            kind: msgspec.structs.replace(kv[kind], sync_factor=round(factor / scale, 3))
-            for kind, factor in zip(kinds, factors, strict=True)
-        }
-        storages = {name: msgspec.structs.replace(costs, kv=_with_factors(costs.kv, kv)) for name, costs in model.software.storages.items()}
-        model = msgspec.structs.replace(
-            model,
-            hardware=msgspec.structs.replace(model.hardware, disk=disk),
-            software=msgspec.structs.replace(model.software, kv=kv, storages=storages),
-        )
+        model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
     return model
 
 
-def _with_factors(kv: dict[str, Kv], of: dict[str, Kv]) -> dict[str, Kv]:
-    return {kind: msgspec.structs.replace(store, sync_factor=of[kind].sync_factor) for kind, store in kv.items()}
+def _sync_factor(model: Model, cell: Cell, measured: Measurement) -> float:
+    """What the sync is to be multiplied with for `cell` to save as fast as measured: all that is missing is the sync's."""
+    disk = model.on(cell.storage_name()).hardware.disk
+    before = interpolated(disk.at, disk.times, _save_bytes(measured))
+    missing_us = _save_us(measured) - _save_us(run_sim(cell, _SIMULATED, model))
+    return min(_MOST, max(_LEAST, before + missing_us / _mean_sync_us(disk)))
 
 
-def _store_of(cell: Cell) -> str:
-    """The key-value store that holds the log; empty where files do."""
-    if cell.storage != "split":
-        return STORAGES[cell.storage]
-    name = parse_wal(cell.wal)[0]
-    return name if name in ENGINES.values() else ""
+def _save_bytes(measurement: Measurement) -> float:
+    counters = next(iter(measurement.reports.values())).counters
+    return float(max(1.0, counters.get("wal_bytes", 0) / max(1, counters.get("wal_syncs", 0))))
+
+
+def _with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model in which applying takes as long as measured where stores write on their own threads: what is missing, beyond their CPU
+    time, is put down to flushes and compactions, by the byte."""
+    storages = dict(model.software.storages)
+    for name, costs in storages.items():
+        over = under = 0.0
+        for cell, measured in training:
+            batch = next(iter(measured.reports.values())).metrics["apply_batch_sizes"]["mean"]
+            nbytes = batch * (cell.bytes + OVERHEAD_BYTES)
+            if cell.storage_name() == name and nbytes > KV_INLINE_BYTES:
+                took_us = _apply_us(measured)
+                missing_us = took_us - _apply_us(run_sim(cell, _SIMULATED, model))
+                over, under = over + missing_us * nbytes / took_us**2, under + nbytes**2 / took_us**2
+        if under:
+            kv = {
+                kind: msgspec.structs.replace(store, stall_byte_ns=round(max(0.0, store.stall_byte_ns + 1e3 * over / under), 3))
+                for kind, store in costs.kv.items()
+                if kind != "dict"
+            }
+            storages[name] = msgspec.structs.replace(costs, kv=costs.kv | kv)
+    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+
+
+def _apply_us(measurement: Measurement) -> float:
+    return float(next(iter(measurement.reports.values())).metrics["apply_latency_us"]["mean"])
 
 
 def _save_us(measurement: Measurement) -> float:

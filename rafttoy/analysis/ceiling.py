@@ -40,7 +40,7 @@ from rafttoy.peer import AckOn, ApplyOn, RaftOptions
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import KEY_BYTES, OVERHEAD_BYTES
 from rafttoy.raft.entries import entry_sizes
-from rafttoy.sim.model import Disk, Linear, Model
+from rafttoy.sim.model import Disk, Linear, Model, interpolated
 from rafttoy.storage import ENGINES, STORAGES, parse_wal, wal_delay_ns
 
 __all__ = ["SHAPES", "Ceiling", "Shape", "WithoutStorage", "ceiling", "without_storage"]
@@ -207,7 +207,10 @@ class _Round:
         threaded = kind != "dict" and self._pairs > KV_INLINE_BYTES
         self._apply_loop = self._stage(f"engine.apply.{kind}", self.batch, self._pairs) + (0.0 if threaded else work)
         self._apply_thread = work if threaded else 0.0
-        self._apply_ns = self._apply_loop + self._apply_thread + (self._model.hardware.disk.handoff_us * 1e3 if threaded else 0.0)
+        self._apply_ns = self._apply_loop + self._apply_thread
+        if threaded:
+            stalled = self._model.software.kv[kind].stall_byte_ns * self._pairs
+            self._apply_ns += stalled + self._model.hardware.disk.handoff_us * 1e3
 
     def _log(self) -> None:
         """Saving a batch: on the loop, beside it, and the wait for it; alone, and with others at the same disk."""
@@ -218,12 +221,12 @@ class _Round:
             return
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames)
         store = 0.0
-        factor = 1.0
+        factor = interpolated(disk.at, disk.times, self._frames)
         if self._wal not in ("file", "etcd"):
             kind = self._combined or self._cell.wal
             store = self._kv(kind, 2, self._frames)
-            factor = self._model.software.kv[kind].sync_factor
-        self._save_cpu = store + disk.cpu_us * 1e3
+            factor *= self._model.software.kv[kind].sync_factor
+        self._save_cpu = store + disk.cpu_us * 1e3 + disk.cpu_byte_ns * self._frames
         self._excess = max(0.0, self._frames - 4096)
         self._device = self._excess * disk.byte_ns
         grows = disk.grow_us * 1e3 if self._wal == "etcd" else 0.0

@@ -152,7 +152,7 @@ _COMMENTS = {
 }
 
 
-_CURVE = ("at", "times")
+_CURVE = ("at", "times", "sync_at", "sync_times")
 
 
 def dump_model(model: Model) -> str:
@@ -165,7 +165,7 @@ def dump_model(model: Model) -> str:
 def _fill(table: Any, content: dict[str, Any], path: str) -> None:
     """Plain values first, small tables in line, larger ones under headings of their own."""
     for key, value in content.items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) and (value or key not in _CURVE):
             table[key] = value
     for key, value in content.items():
         if not isinstance(value, dict) or (key == "storages" and not value):

@@ -19,7 +19,7 @@ from rafttoy.sim.model import Model, parse_model
 
 __all__ = ["apply_settings", "change", "scaled"]
 
-_NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores", "at", "times", "packets")
+_NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores", "at", "times", "packets", "sync_at", "sync_times")
 """Scaling the table that they are in leaves them alone."""
 
 

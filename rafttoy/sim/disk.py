@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from rafttoy.sim.model import Disk
+from rafttoy.sim.model import Disk, interpolated
 from rafttoy.sim.runtime import SimHost
 
 __all__ = ["SimDisk"]
@@ -37,6 +37,7 @@ class SimDisk:
         self._read_ns = int(costs.read_us * 1000)
         self._grow_ns = int(costs.grow_us * 1000)
         self._factors = costs.concurrency
+        self._at, self._times = costs.at, costs.times
         self._cpu_ns = int(costs.cpu_us * 1000)
         self._cpu_byte_ns = costs.cpu_byte_ns
         self.handoff_ns = int(costs.handoff_us * 1000)
@@ -81,6 +82,8 @@ class SimDisk:
             heappop(ends)
         factors = self._factors
         factor *= factors[len(ends)] if len(ends) < len(factors) else factors[-1]
+        if self._at:
+            factor *= interpolated(self._at, self._times, nbytes)
         end_ns = self._transfer(begin_ns, nbytes) + int(self._sync_ns() * factor) + (self._grow_ns if grows else 0)
         heappush(ends, end_ns)
         self._occupy(begin_ns, end_ns)

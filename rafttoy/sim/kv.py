@@ -142,7 +142,7 @@ class _Store:
         work = None
         if threaded:
             self._in_line += 1
-            work = self._last = stores.on_thread(self._last, cost_ns, batch.nbytes, self._costs.sync_factor if sync else None)
+            work = self._last = stores.on_thread(self._last, cost_ns, batch.nbytes, self._costs, sync=sync)
         else:
             stores.loop.charge(cost_ns)
         return self._ended(work, failure, content.batches(), sync=sync)
@@ -223,15 +223,16 @@ class SimKvStores:
         if self.on_call is not None:
             self.on_call()
 
-    def on_thread(self, before: simpy.Process | None, cost_ns: int, nbytes: int, sync_factor: float | None) -> simpy.Process:
-        """A write on the store's own thread, behind `before`; the sync of the store's log is part of it where there is a factor."""
+    def on_thread(self, before: simpy.Process | None, cost_ns: int, nbytes: int, costs: Kv, *, sync: bool) -> simpy.Process:
+        """A write on the store's own thread, behind `before`; with `sync`, that of the store's log is part of it."""
         self.loop.background_ns += cost_ns
-        if sync_factor is not None and self._durable:
+        if sync and self._durable:
             self.loop.background_ns += self._disk.cpu_ns(nbytes)
-        return self.loop.env.process(self._work(before, cost_ns, nbytes, sync_factor))
+        stall_ns = 0 if sync else int(costs.stall_byte_ns * nbytes)
+        return self.loop.env.process(self._work(before, cost_ns, stall_ns, nbytes, costs.sync_factor if sync else None))
 
     def _work(
-        self, before: simpy.Process | None, cost_ns: int, nbytes: int, sync_factor: float | None
+        self, before: simpy.Process | None, cost_ns: int, stall_ns: int, nbytes: int, sync_factor: float | None
     ) -> Generator[simpy.Event, Any, None]:
         disk, loop, env = self._disk, self.loop, self.loop.env
         if (wait_ns := loop.free_at_ns - env.now) > 0:
@@ -245,7 +246,7 @@ class SimKvStores:
             yield env.timeout(loop.host.reserve(int(env.now), slice_ns) - env.now)
         now = int(env.now)
         if sync_factor is None:
-            end_ns = now
+            end_ns = now + stall_ns
         elif self._durable:
             end_ns = disk.synced_write(now, nbytes, grows=False, factor=sync_factor)
         else:

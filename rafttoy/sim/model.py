@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,25 @@ Factor = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 
+def interpolated(at: Sequence[float], values: Sequence[float], x: float) -> float:
+    """The value at `x` of a curve through (`at`, `values`), straight over the logarithm, level beyond its ends; 1 where there is none."""
+    if not at:
+        return 1.0
+    i = bisect_right(at, x)
+    if not i or i == len(at):
+        return values[max(0, i - 1)]
+    below, above = math.log2(at[i - 1] + 1), math.log2(at[i] + 1)
+    share = (math.log2(x + 1) - below) / (above - below)
+    return values[i - 1] + (values[i] - values[i - 1]) * share
+
+
+def _check_curve(at: Sequence[float], values: Sequence[float]) -> None:
+    if len(at) != len(values):
+        raise ValueError(f"at has {len(at)} values, times {len(values)}")
+    if list(at) != sorted(set(at)):
+        raise ValueError("at ascends")
+
+
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cost of one execution: `fixed_us + entry_us * entries + byte_ns * bytes / 1000`, in microseconds; where the work is no straight line
     (a few entries are handled one by one, more of them as an array) times what stands in `times` for the number of entries in `at`,
@@ -44,21 +64,10 @@ class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.at) != len(self.times):
-            raise ValueError(f"at has {len(self.at)} values, times {len(self.times)}")
-        if list(self.at) != sorted(set(self.at)):
-            raise ValueError("at ascends")
+        _check_curve(self.at, self.times)
 
     def factor(self, entries: float) -> float:
-        at, times = self.at, self.times
-        if not at:
-            return 1.0
-        i = bisect_right(at, entries)
-        if not i or i == len(at):
-            return times[max(0, i - 1)]
-        below, above = math.log2(at[i - 1] + 1), math.log2(at[i] + 1)
-        share = (math.log2(entries + 1) - below) / (above - below)
-        return times[i - 1] + (times[i] - times[i - 1]) * share
+        return interpolated(self.at, self.times, entries)
 
     def exact_ns(self, entries: float, nbytes: float) -> float:
         return (1000.0 * (self.fixed_us + self.entry_us * entries) + self.byte_ns * nbytes) * self.factor(entries)
@@ -80,6 +89,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     handoff_us         from the loop to the disk thread and back
     cpu_us             core time of a synced write, off the loop
     cpu_byte_ns        what each of its bytes adds to that
+    at, times          factor on the sync by the bytes that are written: how it is under the load that comes with so many
     """
 
     sync_us: Annotated[list[Cost], msgspec.Meta(min_length=2)]
@@ -92,8 +102,11 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     concurrency: Annotated[list[Factor], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     cpu_us: Cost = 0.0
     cpu_byte_ns: ByteCost = 0.0
+    at: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
+    times: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_curve(self.at, self.times)
         percent = self.sync_percent or [0.0, *[100.0] * (len(self.sync_us) - 1)]
         if len(percent) != len(self.sync_us):
             raise ValueError(f"sync_percent has {len(percent)} values, sync_us {len(self.sync_us)}")
@@ -125,10 +138,12 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key-value store: `write` is the work of one batch; a sync adds a disk sync, scaled by `sync_factor`."""
+    """A key-value store: `write` is the work of one batch; a sync adds a disk sync, scaled by `sync_factor`. A batch that is written on the
+    store's own thread waits for `stall_byte_ns` a byte besides: for flushes and compactions, in the mean."""
 
     write: Linear
     read: Linear = Linear(fixed_us=5.0)
+    stall_byte_ns: ByteCost = 0.0
     sync_factor: Factor = 1.0
 
 
@@ -142,11 +157,14 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What differs with one storage from what holds for all: stages by name, stores by kind, and a factor on a packet's work."""
+    """What differs with one storage from what holds for all: stages by name, stores by kind, a factor on a packet's work, and the curve of
+    the disk (`Disk.at`, `Disk.times`)."""
 
     stages: dict[str, Linear] = msgspec.field(default_factory=dict)
     kv: dict[str, Kv] = msgspec.field(default_factory=dict)
     packets: Factor = 1.0
+    sync_at: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
+    sync_times: tuple[Factor, ...] = ()
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,7 +224,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             return self
         links = {name: _packets(link, own.packets) for name, link in self.hardware.links.items()}
         software = Software({**self.software.stages, **own.stages}, {**self.software.kv, **own.kv})
-        return msgspec.structs.replace(self, hardware=msgspec.structs.replace(self.hardware, links=links), software=software)
+        disk = self.hardware.disk
+        if own.sync_at:
+            disk = msgspec.structs.replace(disk, at=own.sync_at, times=own.sync_times)
+        return msgspec.structs.replace(self, hardware=msgspec.structs.replace(self.hardware, links=links, disk=disk), software=software)
 
 
 _NAMED: dict[str, tuple[type[msgspec.Struct], tuple[str, ...]]] = {

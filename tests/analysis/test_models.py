@@ -14,10 +14,12 @@ import msgspec
 import pytest
 
 from rafttoy.analysis.models import DEFAULT_MODEL, describe, dump_model, find_model, foreign, open_model, outside, shipped_models
+from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.experiment import run_grid
-from rafttoy.sim.model import Calibrated, load_model, parse_model
+from rafttoy.sim.model import Calibrated, Costs, Kv, Linear, Model, load_model, parse_model
+from rafttoy.worlds import run_sim
 from tests.analysis.beds import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,3 +242,73 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         path = tmp_path / "model.toml"
         path.write_text(dump_model(model))
         assert open_model(str(path)) == model
+
+
+# --- what a stage costs ---
+
+
+def test_a_cost_is_bent_by_the_number_of_entries() -> None:
+    cost = Linear(fixed_us=10.0, entry_us=1.0, at=(1.0, 7.0, 31.0), times=(1.0, 2.0, 0.5))
+    assert [cost.factor(entries) for entries in (0, 1, 7, 31, 1000)] == [1.0, 1.0, 2.0, 0.5, 0.5]
+    assert cost.factor(3) == pytest.approx(1.5)  # half-way between 1 and 7: log2 of 2, 4, 8
+    assert cost.cost_ns(7, 0) == 34_000
+    assert Linear(fixed_us=10.0, entry_us=1.0).cost_ns(7, 0) == 17_000
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [({"at": [1.0, 2.0], "times": [1.0]}, "at has 2 values, times 1"), ({"at": [2.0, 1.0], "times": [1.0, 1.0]}, "at ascends")],
+)
+def test_a_curve_that_is_none_is_refused(curve: dict[str, list[float]], message: str) -> None:
+    document = msgspec.to_builtins(make_model())
+    document["software"]["stages"]["ready"] |= curve
+    with pytest.raises(ConfigError, match=message):
+        parse_model(document, "bed.toml")
+
+
+def test_a_variant_of_a_stage_costs_what_the_stage_does_unless_it_is_named() -> None:
+    software = make_model(stages={"wal.encode": Linear(1.0), "wal.encode.etcd": Linear(2.0)}).software
+    assert [software.stage(name) for name in ("wal.encode.etcd", "wal.encode.file", "wal.encode", "nothing.else")] == [
+        Linear(2.0),
+        Linear(1.0),
+        Linear(1.0),
+        None,
+    ]
+
+
+def with_storage(model: Model) -> Model:
+    own = Costs(
+        {"propose": Linear(40.0)}, {"leveldb": Kv(write=Linear(9.0))}, packets=2.0, sync_at=(4096.0, 65536.0), sync_times=(2.0, 3.0)
+    )
+    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages={"file+leveldb": own}))
+
+
+def test_a_storage_has_costs_of_its_own() -> None:
+    model = with_storage(make_model(stage_us=5.0, link={"send": Linear(fixed_us=3.0)}))
+    own = model.on("file+leveldb")
+    assert own.software.stages["propose"] == Linear(40.0)
+    assert own.software.stages["ready"] == Linear(5.0)
+    assert own.software.kv["leveldb"].write == Linear(9.0)
+    assert own.hardware.links["tcp"].send == Linear(fixed_us=6.0)
+    assert (own.hardware.disk.at, own.hardware.disk.times) == ((4096.0, 65536.0), (2.0, 3.0))
+    assert model.on("mem+mem") is model
+    slow, quick = (
+        run_sim(Cell(wal=wal, engine=engine, transport="tcp", conc=1), Plan(proposals=20), model)
+        for wal, engine in (("file", "leveldb"), ("mem", "mem"))
+    )
+    stages = [next(iter(m.reports.values())).stages["propose"] for m in (slow, quick)]
+    assert [stage.cpu_ns / stage.count for stage in stages] == [40_000, 5_000]
+
+
+def test_a_setting_changes_the_costs_of_every_storage() -> None:
+    changed = apply_settings(with_storage(make_model(stage_us=5.0)), ["stages.propose=x2", "kv.leveldb.write.fixed_us=1"])
+    assert changed.software.stages["propose"].fixed_us == 10.0
+    own = changed.software.storages["file+leveldb"]
+    assert (own.stages["propose"].fixed_us, own.kv["leveldb"].write.fixed_us, own.packets) == (80.0, 1.0, 2.0)
+
+
+def test_a_model_with_curves_and_storages_is_read_back(tmp_path: Path) -> None:
+    model = with_storage(make_model(stages={"ack": Linear(1.0, at=(1.0, 9.0), times=(1.0, 1.5))}))
+    path = tmp_path / "model.toml"
+    path.write_text(dump_model(model))
+    assert open_model(str(path)) == model

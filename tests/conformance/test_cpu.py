@@ -214,3 +214,35 @@ def test_what_is_not_clocked_is_reckoned_from_what_is() -> None:
     record = cpu.records["work"]
     assert record.measured == 65
     assert record.total_cpu_ns() == record.cpu_ns * 72 // 65
+
+
+def test_long_work_shares_the_cores_in_slices() -> None:
+    """Three peers with 9 ms of work each on two cores: all are done after 13.5 ms, not two of them after 9 and the last after 18."""
+    host = Host(2, work=Linear(fixed_us=9000.0))
+    ends: list[int] = []
+    mains = []
+    for _ in range(3):
+        loop, cpu, _ = host.peer()
+
+        async def main(loop: Loop = loop, cpu: SimCpu = cpu) -> None:
+            stage = cpu.stage("work")
+            await stage.done(stage.start())
+            ends.append(int(loop.env.now))
+
+        mains.append(main())
+    assert host.run(*mains) == pytest.approx(13_500 * US, rel=0.12)
+    assert min(ends) >= 12_000 * US
+    assert host.host.busy_ns == 27_000 * US
+
+
+def test_alone_long_work_takes_its_time() -> None:
+    host = Host(2, work=Linear(fixed_us=9000.0))
+    loop, cpu, _ = host.peer()
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        await stage.done(stage.start())
+        await stage.done(stage.start())
+
+    assert host.run(main()) == 18_000 * US
+    assert loop.busy_ns == 18_000 * US

@@ -15,6 +15,7 @@ from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import Ports, Sized
 from rafttoy.real.files import RealFiles, device_bytes
 from rafttoy.real.runtime import RealTasks
+from rafttoy.sim.model import Disk
 from rafttoy.sim.store import RandomChoice, SimStore
 from tests.conformance.files import check_files
 from tests.storage.beds import RealBed, SimBed
@@ -131,6 +132,25 @@ def test_a_synced_write_costs_what_the_model_says() -> None:
     assert 120_000 <= block <= 220_000
     assert 220_000 <= large <= 320_000  # and 100,000 bytes at 1 ns
     assert unsynced == 25_000
+
+
+def test_the_first_write_to_a_place_changes_metadata() -> None:
+    """Beyond a file's end or within space that was only reserved: `grow_us` more, once."""
+    costs = Disk(sync_us=[100.0, 100.0], grow_us=70.0, byte_ns=0.0, write_us=1.0, handoff_us=20.0)
+    bed = SimBed(costs=costs)
+
+    async def scenario(ports: Ports) -> list[int]:
+        out = []
+        for name, reserve, prewrite in (("grown", 0, False), ("reserved", 1 << 20, False), ("written", 1 << 20, True)):
+            file = await ports.files.open(name, create=True, preallocate=reserve, prewrite=prewrite)
+            for offset in (0, 4096, 0):
+                begun_ns = ports.clock.now_ns()
+                await file.pwritev(offset, [Sized(4096)], sync=True)
+                out.append(ports.clock.now_ns() - begun_ns)
+        return out
+
+    took = bed.run(scenario)
+    assert [ns - min(took) for ns in took] == [70_000, 70_000, 0] * 2 + [0, 0, 0]
 
 
 def test_calls_of_one_directory_stand_in_line() -> None:

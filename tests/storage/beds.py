@@ -95,13 +95,13 @@ class SimBed:
 
     simulated = True
 
-    def __init__(self, store: SimStore | None = None, *, sync: str = "fdatasync", seed: int = 1) -> None:
+    def __init__(self, store: SimStore | None = None, *, sync: str = "fdatasync", seed: int = 1, costs: Disk | None = None) -> None:
         self.store = store if store is not None else SimStore()
         self.faults = DiskFaults()
         self._sync = sync
         self.env = simpy.Environment(initial_time=0)
         self.host = SimHost(self.env, 2)
-        self.disk = SimDisk(self.env, self.host, MODEL.hardware.disk, np.random.default_rng(seed) if seed else Even())
+        self.disk = SimDisk(self.env, self.host, costs or MODEL.hardware.disk, np.random.default_rng(seed) if seed else Even())
 
     def ports(self) -> Ports:
         loop = Loop(self.host)
