@@ -273,14 +273,14 @@ def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> M
         storages = dict(model.software.storages)
         for name in dict.fromkeys(cell.storage_name() for cell, _ in training):
             costs = storages.get(name, Costs())
-            rows: dict[float, list[float]] = {}
+            octaves: dict[int, list[tuple[float, float]]] = {}
             for cell, measured in training:
                 if cell.storage_name() == name:
-                    at = float(2 ** round(math.log2(_save_bytes(measured))))
-                    rows.setdefault(at, []).append(_sync_factor(model, cell, measured))
-            curve = sorted((at, statistics.fmean(factors)) for at, factors in rows.items())
+                    nbytes = _save_bytes(measured)
+                    octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, _sync_factor(model, cell, measured)))
+            curve = sorted(tuple(map(statistics.fmean, zip(*rows, strict=True))) for rows in octaves.values())
             storages[name] = msgspec.structs.replace(
-                costs, sync_at=tuple(at for at, _ in curve), sync_times=tuple(round(factor, 3) for _, factor in curve)
+                costs, sync_at=tuple(round(at, 1) for at, _ in curve), sync_times=tuple(round(factor, 3) for _, factor in curve)
             )
         model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
     return model

@@ -1,0 +1,132 @@
+"""A model is fitted from runs: what made them is found again."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from rafttoy.analysis.calibrate import _fit_stages, _save_us, _with_saves, fit, training_cells
+from rafttoy.cell import Cell, Plan
+from rafttoy.member import PeerReport
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Disk, Kv, Linear, Model
+from rafttoy.worlds import run_sim
+from tests.analysis.beds import make_model
+
+TRUE = make_model(
+    sync_us=300.0,
+    delay_us=40.0,
+    stage_us=8.0,
+    cores=4,
+    hosts="one",
+    disk={"byte_ns": 1.5, "grow_us": 120.0, "handoff_us": 20.0},
+    kv=Linear(fixed_us=4.0, entry_us=0.5),
+    link={"send": Linear(fixed_us=6.0), "receive": Linear(fixed_us=6.0)},
+)
+CELLS = [
+    Cell("parallel-append", wal, engine, storage, "tcp", conc, bytes=size)
+    for storage, wal, engine in (
+        ("split", "file", "leveldb"),
+        ("split", "etcd", "mem"),
+        ("leveldb", "leveldb", "leveldb"),
+        ("split", "mem", "mem"),
+    )
+    for conc, size in ((2, 256), (24, 256), (200, 256), (2500, 256), (200, 4096))
+]
+
+
+def sampled(report: PeerReport) -> PeerReport:
+    """With samples, as a real peer takes them: of each stage its mean, a few times."""
+    stages = {
+        name: msgspec.structs.replace(
+            stage, samples=[stage.entries // stage.count, stage.nbytes // stage.count, stage.cpu_ns // stage.count] * 10
+        )
+        for name, stage in report.stages.items()
+        if stage.count
+    }
+    return msgspec.structs.replace(report, stages=stages)
+
+
+def run(cell: Cell, model: Model) -> Measurement:
+    return run_sim(cell, Plan(proposals=120 * cell.conc), model)
+
+
+@pytest.fixture(scope="module")
+def training() -> list[tuple[Cell, Measurement]]:
+    """Runs of a host that is exactly the model."""
+    measured = [(cell, run(cell, TRUE)) for cell in CELLS]
+    for _, m in measured:
+        m.reports = {id: sampled(report) for id, report in m.reports.items()}
+    return measured
+
+
+def with_disk(model: Model, disk: Disk, kv: dict[str, Kv] | None = None) -> Model:
+    hardware = msgspec.structs.replace(model.hardware, disk=disk)
+    software = msgspec.structs.replace(model.software, kv=kv or model.software.kv)
+    return msgspec.structs.replace(model, hardware=hardware, software=software)
+
+
+def test_a_disk_is_found_by_how_long_saves_take(training: list[tuple[Cell, Measurement]]) -> None:
+    """However wrong the probe was: a third of the sync, no bytes, no growth. Each storage has its own curve."""
+    on_disk = [(cell, m) for cell, m in training if cell.wal != "mem"]
+    probed = with_disk(TRUE, msgspec.structs.replace(TRUE.hardware.disk, sync_us=[100.0, 100.0], byte_ns=0.0, grow_us=0.0))
+    found = _with_saves(probed, on_disk)
+    for cell, measured in on_disk:
+        if cell.conc > 200 or cell.bytes > 256:  # two sizes so near each other are one point of the curve
+            continue
+        again = run(cell, found)
+        assert _save_us(again) == pytest.approx(_save_us(measured), rel=0.1), cell
+    for name in ("file+leveldb", "etcd+mem", "leveldb"):
+        costs = found.software.storages[name]
+        assert len(costs.sync_at) == 4
+        assert costs.sync_times[0] == pytest.approx(3.0, rel=0.5)
+        assert costs.sync_times[-1] > costs.sync_times[0]  # bytes, of which the probe said nothing
+    assert "mem+mem" not in found.software.storages
+
+
+def report_of(samples: list[tuple[int, int, int]]) -> PeerReport:
+    """Of a peer whose stage `work` took so long: (entries, bytes, ns)."""
+    report = next(iter(run_sim(CELLS[0], Plan(proposals=20), TRUE).reports.values()))
+    stage = msgspec.structs.replace(report.stages["propose"], samples=[value for row in samples for value in row])
+    return msgspec.structs.replace(report, stages={"work": stage})
+
+
+def test_a_stage_that_is_a_line_stays_one() -> None:
+    rng = np.random.default_rng(1)
+    samples = [(n, 256 * n, int((10_000 + 300 * n + 0.2 * 256 * n) * rng.normal(1, 0.02))) for n in (1, 16, 128, 1024) for _ in range(40)]
+    cost = _fit_stages([report_of(samples)], ("work",))
+    for n in (1, 16, 128, 1024):
+        assert cost.exact_ns(n, 256 * n) == pytest.approx(10_000 + 300 * n + 0.2 * 256 * n, rel=0.05)
+
+
+def test_a_stage_that_handles_few_one_by_one_and_many_as_an_array_is_bent() -> None:
+    true_ns = {1: 9_000, 24: 36_000, 200: 46_000, 2500: 151_000}  # engine.apply of a dict, as measured
+    samples = [(n, 256 * n, ns) for n, ns in true_ns.items() for _ in range(40)]
+    cost = _fit_stages([report_of(samples)], ("work",))
+    for n, ns in true_ns.items():
+        assert cost.exact_ns(n, 256 * n) == pytest.approx(ns, rel=0.02)
+
+
+def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]]) -> None:
+    """Throughput is not compared: which of two ways a closed loop of thousands falls into hangs on a fraction of a microsecond."""
+    model = fit(training, TRUE.hardware.disk)
+    link = model.hardware.links["tcp"]
+    assert link.delay_us == pytest.approx(40, abs=2)
+    assert (link.send.fixed_us, link.receive.fixed_us) == (pytest.approx(6, abs=0.1), pytest.approx(6, abs=0.1))
+    assert set(model.software.storages) == {"file+leveldb", "etcd+mem", "leveldb", "mem+mem"}
+    for costs in (model.software, *model.software.storages.values()):
+        for name, cost in costs.stages.items():
+            assert cost.exact_ns(24, 24 * 290) == pytest.approx(8_000, rel=0.02), name
+        for kind, store in costs.kv.items():
+            assert store.write.exact_ns(24, 24 * 290) == pytest.approx(16_000, rel=0.02), kind
+            assert store.stall_byte_ns < 1.0
+
+
+def test_training_cells_are_near_those_to_predict_and_none_of_them() -> None:
+    asked = [Cell("basic", "file", "leveldb", "split", "tcp", conc, bytes=size) for conc in (1, 24, 200) for size in (64, 256, 4096)]
+    asked += [Cell("parallel-append", "file", "leveldb", "split", "tcp", 24)] * 2
+    (group,) = training_cells(asked)
+    assert {cell.bytes for cell in group} == {64, 256, 4096}
+    assert [cell.conc for cell in group if cell.bytes == 256] == [2, 25, 200, 2500]  # 24 is to be predicted
+    assert not set(group) & set(asked)
