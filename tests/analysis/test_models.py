@@ -172,7 +172,7 @@ def test_what_is_missing_is_named_with_its_section(path: str) -> None:
     ("keys", "value", "message"),
     [
         (("software", "stages", "propose", "entry_ms"), 1.0, r"unknown field `entry_ms` - at `\$\.software\.stages\.propose`"),
-        (("software", "stages", "engine.apply", "entry_us"), -1.0, r">= 0.0 - at `\$\.software\.stages\.engine\.apply\.entry_us`"),
+        (("software", "stages", "wal.encode.etcd", "entry_us"), -1.0, r">= 0.0 - at `\$\.software\.stages\.wal\.encode\.etcd\.entry_us`"),
         (("software", "stages", "ready", "entry_us"), 1e6, r"<= 100000.0 - at `\$\.software\.stages\.ready\.entry_us`"),
         (("software", "kv", "leveldb", "write", "byte_ns"), 1e6, r"<= 100000.0 - at `\$\.software\.kv\.leveldb\.write\.byte_ns`"),
         (("software", "kv", "leveldb", "sync_factor"), 1e6, r"<= 1000.0 - at `\$\.software\.kv\.leveldb\.sync_factor`"),
