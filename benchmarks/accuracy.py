@@ -11,7 +11,6 @@ host and takes about half an hour; `--small` is its own test.
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from rafttoy.analysis.models import dump_model, open_model
 from rafttoy.analysis.plans import brief
 from rafttoy.analysis.sweep import sweep
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note, print_table, progress
+from rafttoy.cli.console import note, print_table, progress, run_script
 from rafttoy.cli.types import COUNT, DURATION
-from rafttoy.errors import RafttoyError
 from rafttoy.experiment import Result
 from rafttoy.pipeline import PIPELINES
 from rafttoy.sim.model import Model
@@ -180,8 +178,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

@@ -17,7 +17,6 @@ import platform
 import re
 import shlex
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +31,9 @@ from rafttoy.analysis.models import dump_model, open_model
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note, progress
+from rafttoy.cli.console import note, progress, run_script
 from rafttoy.cli.types import COUNT, PERCENT
-from rafttoy.errors import CheckFailed, ConfigError, RafttoyError, unknown
+from rafttoy.errors import CheckFailed, ConfigError, unknown
 from rafttoy.sim.model import Calibrated, Disk, Hardware, Kv, Linear, Link, Meta, Model, Software
 from rafttoy.worlds import cores, run_sim
 
@@ -406,8 +405,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

@@ -11,7 +11,6 @@ as one that the model does not know.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import click
@@ -20,8 +19,8 @@ import msgspec
 from rafttoy.analysis.models import open_model
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note
-from rafttoy.errors import CheckFailed, RafttoyError
+from rafttoy.cli.console import run_script
+from rafttoy.errors import CheckFailed
 from rafttoy.peer import Peer
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Ports
@@ -421,8 +420,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

@@ -10,7 +10,6 @@ and an interrupted run goes on where it ended. It wants a quiet host and takes a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +19,9 @@ import msgspec
 from rafttoy.analysis.formats import human_count, human_us
 from rafttoy.analysis.sweep import sweep
 from rafttoy.cell import Cell
-from rafttoy.cli.console import note, progress
+from rafttoy.cli.console import note, progress, run_script
 from rafttoy.cli.options import Request, grid_options
-from rafttoy.errors import ConfigError, RafttoyError
+from rafttoy.errors import ConfigError
 from rafttoy.experiment import Result
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -107,8 +106,4 @@ def title(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

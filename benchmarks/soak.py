@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +27,10 @@ import numpy as np
 from rafttoy.analysis.formats import human_count
 from rafttoy.analysis.sweep import Job, bench_command
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note, progress
+from rafttoy.cli.console import progress, run_script
 from rafttoy.cli.options import Request, grid_options
 from rafttoy.cli.types import DURATION, PERCENT
-from rafttoy.errors import CheckFailed, ConfigError, RafttoyError, RunError
+from rafttoy.errors import CheckFailed, ConfigError, RunError
 
 DEFAULTS = {"transport": "tcp", "conc": "1024", "duration": "10m", "warmup": "10s"}
 GRACE_SECONDS = 120.0
@@ -166,8 +165,4 @@ def main(request: Request, every: float, max_growth: float, into: Path | None, s
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

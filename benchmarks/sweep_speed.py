@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 
@@ -22,9 +21,9 @@ from rafttoy.analysis.models import DEFAULT_MODEL, open_model
 from rafttoy.analysis.plans import ROUNDS, brief
 from rafttoy.analysis.sweep import sweep
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note, progress
+from rafttoy.cli.console import note, progress, run_script
 from rafttoy.cli.types import COUNT
-from rafttoy.errors import CheckFailed, RafttoyError
+from rafttoy.errors import CheckFailed
 from rafttoy.experiment import run_grid
 from rafttoy.pipeline import PIPELINES
 from rafttoy.sim.model import Model
@@ -100,8 +99,4 @@ def main(model: str, workers: int, sample: int, most: float, times: float, small
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RafttoyError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_status)
+    run_script(main)

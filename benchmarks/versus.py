@@ -41,7 +41,7 @@ from rafttoy.cli.options import grid
 from rafttoy.cli.types import COUNT, DURATION, RATE
 from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, RunError, unknown
 from rafttoy.experiment import validate
-from rafttoy.storage import SYNC_MODES, parse_wal
+from rafttoy.storage import SYNC_MODES, is_durable
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def parse_cells(text: str) -> list[Cell]:
 
 def durable(cell: Cell, sync: str) -> bool:
     """Whether a proposal of this cell is on the disks of a majority when it is acknowledged."""
-    return sync != "none" and (cell.storage != "split" or parse_wal(cell.wal)[0] != "mem")
+    return sync != "none" and is_durable(cell.storage, cell.wal)
 
 
 class Other(msgspec.Struct, frozen=True):

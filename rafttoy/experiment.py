@@ -20,7 +20,7 @@ from rafttoy.observe import Summary
 from rafttoy.pipeline import PIPELINES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Model
-from rafttoy.storage import ENGINES, STORAGES, parse_wal
+from rafttoy.storage import ENGINES, STORAGES, is_durable, parse_wal
 from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, run_local, run_sim
 
 __all__ = ["Cell", "Cluster", "Plan", "Progress", "Result", "run_grid", "validate"]
@@ -153,7 +153,7 @@ def run_grid(
         validate(cell, plan)
     made = manifest(flags or {})
     doubts: tuple[str, ...] = ()
-    if world == "real" and plan.sync != "none" and any(_syncs(cell) for cell in cells):
+    if world == "real" and plan.sync != "none" and any(is_durable(cell.storage, cell.wal) for cell in cells):
         report = _check_sync(data_dir)
         made["disk"], doubts = msgspec.to_builtins(report), report.doubts
     pinned = {cpu for each in cpus for cpu in each} if cluster is None else set()
@@ -163,7 +163,7 @@ def run_grid(
 
     def add(cell: Cell, run_plan: Plan, measurement: Measurement) -> None:
         result = _result(world, cell, run_plan, measurement, host, made, local=world == "real" and cluster is None)
-        if _syncs(cell):
+        if is_durable(cell.storage, cell.wal):
             result.warnings = [*doubts, *result.warnings]
         if profile is not None:
             result.warnings = [*result.warnings, f"profiled into {profile}: the leader was slower than it is without"]
@@ -179,6 +179,7 @@ def run_grid(
             progress(str(cell), i / len(runs))
             add(cell, run_plan, run_sim(cell, run_plan, model))
         return results
+    drive = functools.partial(drive_cluster, id=cluster.id, peers=cluster.peers) if cluster is not None else run_local
     begun = 0
     for batch in _by_configuration(runs):
         offset = begun
@@ -190,45 +191,24 @@ def run_grid(
             progress(str(batch[min(i, len(batch) - 1)][0]), (offset + i + min(share, 1.0)) / len(runs))
 
         moved(0, 0.0)
-        if cluster is not None:
-            drive_cluster(
-                batch,
-                id=cluster.id,
-                peers=cluster.peers,
-                data_dir=data_dir,
-                on_measured=measured,
-                progress=moved,
-                say=say,
-                verbose=verbose,
-                keep=keep,
-                fresh=fresh,
-                cpus=cpus,
-                harness=True,
-                profile=profile,
-            )
-        else:
-            run_local(
-                batch,
-                data_dir=data_dir,
-                on_measured=measured,
-                progress=moved,
-                say=say,
-                verbose=verbose,
-                keep=keep,
-                fresh=fresh,
-                cpus=cpus,
-                harness=True,
-                profile=profile,
-            )
+        drive(
+            batch,
+            data_dir=data_dir,
+            on_measured=measured,
+            progress=moved,
+            say=say,
+            verbose=verbose,
+            keep=keep,
+            fresh=fresh,
+            cpus=cpus,
+            harness=True,
+            profile=profile,
+        )
         begun += len(batch)
     return results
 
 
 _check_sync = functools.cache(check_sync)  # a device does not change while this process lives
-
-
-def _syncs(cell: Cell) -> bool:
-    return cell.storage != "split" or parse_wal(cell.wal)[0] != "mem"
 
 
 def _by_configuration(runs: Sequence[tuple[Cell, Plan]]) -> list[list[tuple[Cell, Plan]]]:

@@ -10,7 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Histogram", "LinkCounters", "Metrics", "StageRecord", "Summary", "summarise"]
+__all__ = ["BESIDE_LOOP", "Histogram", "LinkCounters", "Metrics", "StageRecord", "Summary", "summarise"]
+
+BESIDE_LOOP = ".thread"
+"""Ends the name of a stage that is carried out on a thread of its own, beside the loop."""
 
 _KEEP = 2048  # samples a stage keeps for fitting
 _FOLD = 65536  # values a histogram holds before it folds them into buckets

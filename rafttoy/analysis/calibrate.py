@@ -7,8 +7,8 @@ its stages is put down to packets sent and received, what other threads spent to
 
 Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
 time, share its cores, and other files are written): for each storage its sync is scaled, by the bytes written at once, until saves take
-as long as in the training runs. And
-the one-way delay of a link is what makes the training cell of lowest concurrency as slow as the measured one.
+as long as in the training runs. And the one-way delay of a link is what makes the training cell of lowest concurrency as slow as the
+measured one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.member import PeerReport
+from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, Hardware, Kv, Linear, Link, Meta, Model, Software, interpolated
-from rafttoy.storage import parse_wal
+from rafttoy.storage import is_durable
 from rafttoy.worlds import cores, run_local, run_sim
 
 __all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
@@ -49,8 +50,6 @@ _LEAST, _MOST = 0.1, 30.0
 """Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
 
 _FEWEST_SAMPLES = 8
-_THREAD = ".thread"
-"""Stages whose name ends so run beside the loop."""
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -85,7 +84,7 @@ def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None) -> Model:
-    """A model of this host, good enough to see what binds, in about 10 s: for the transports and storages of `cells`.
+    """A model of this host for the transports and storages of `cells`: some 10 s for each, and as long again for the disk and the fits.
 
     Raises what the runs raise (RunError, StorageError)."""
     return calibrate(cells, plan, progress, data_dir).model
@@ -141,9 +140,12 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
         model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
     for _ in range(2):  # each waits for the other
         for transport in links:
-            slowest = min(((c, m) for c, m in training if c.transport == transport), key=lambda pair: (_on_disk(pair[0]), pair[0].conc))
+            slowest = min(
+                ((c, m) for c, m in training if c.transport == transport),
+                key=lambda pair: (is_durable(pair[0].storage, pair[0].wal), pair[0].conc),
+            )
             model = _with_delay(model, transport, *slowest)
-        model = _with_saves(model, [(c, m) for c, m in training if _on_disk(c)])
+        model = _with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
         model = _with_stalls(model, training)
     return model
 
@@ -152,7 +154,7 @@ def _fit_software(reports: Sequence[PeerReport]) -> tuple[dict[str, Linear], dic
     """(stages, stores) of peers."""
     fitted = {name: _fit_stages(reports, (name,)) for name in _names(reports)}
     kinds = sorted({name.split(".")[1] for name in fitted if name.startswith("kv.")})
-    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{_THREAD}"))) for kind in kinds}
+    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}"))) for kind in kinds}
     return {name: cost for name, cost in fitted.items() if not name.startswith("kv.")}, kv
 
 
@@ -163,10 +165,6 @@ def _fit_storage(model: Model, training: Sequence[tuple[Cell, Measurement]], nam
     spent = [(loop_beside_stages(report), packets_ns(model.hardware.links[transport], report)) for transport, report in rows]
     said = sum(predicted for _, predicted in spent)
     return Costs(stages, kv, round(sum(measured for measured, _ in spent) / said, 3) if said else 1.0)
-
-
-def _on_disk(cell: Cell) -> bool:
-    return cell.storage != "split" or parse_wal(cell.wal)[0] != "mem"
 
 
 def _names(reports: Iterable[PeerReport]) -> list[str]:
@@ -219,7 +217,7 @@ def _fit_link(reports: Sequence[PeerReport]) -> Link:
     loop, background, packets, weights = [], [], [], []
     for report in reports:
         counters = report.counters
-        threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(_THREAD))
+        threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
         loop.append(loop_beside_stages(report))
         background.append(max(0.0, report.total_ns - report.loop_ns - threads_ns - counters.get("disk_cpu_ns", 0)))
         weights.append(1.0 / report.total_ns)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rafttoy.member import PeerReport
+from rafttoy.observe import BESIDE_LOOP
 
 __all__ = ["cpu_us_per_op"]
-
-_THREAD = ".thread"
-"""Ends the name of a stage that is carried out beside the loop: a store's own thread."""
 
 
 def cpu_us_per_op(reports: Sequence[PeerReport], ops: int, *, one_process: bool) -> dict[str, float]:
@@ -36,5 +34,5 @@ def cpu_us_per_op(reports: Sequence[PeerReport], ops: int, *, one_process: bool)
 
 
 def _disk_ns(report: PeerReport) -> int:
-    stores_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(_THREAD))
+    stores_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
     return report.counters.get("disk_cpu_ns", 0) + stores_ns

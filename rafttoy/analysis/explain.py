@@ -16,7 +16,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress, Result, run_grid
 from rafttoy.pipeline import PIPELINES
 from rafttoy.sim.model import Model
-from rafttoy.storage import ENGINES, STORAGES, WALS
+from rafttoy.storage import ENGINES, STORAGES, WALS, is_durable
 from rafttoy.worlds import TRANSPORTS
 
 __all__ = ["Explanation", "WhatIf", "explain", "simulate"]
@@ -131,7 +131,7 @@ def _cost_changes(cell: Cell, model: Model, base: Result) -> Iterator[tuple[str,
     """(what, settings): each cost at half, of those that this cell pays at all."""
     disk, link = model.hardware.disk, model.hardware.links[cell.transport]
     path = f"links.{cell.transport}"
-    durable = cell.storage != "split" or cell.wal.partition(":")[0] != "mem"
+    durable = is_durable(cell.storage, cell.wal)
     if durable and disk.sync_us[-1]:
         yield "a disk that syncs twice as fast", ["disk.sync_us=x0.5"]
     if durable and disk.byte_ns:

@@ -10,6 +10,7 @@ import msgspec
 
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
+from rafttoy.observe import BESIDE_LOOP
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Calibrated, Linear, Link, Model
 from rafttoy.worlds import run_sim
@@ -19,7 +20,6 @@ __all__ = ["Fit", "fits_of", "loop_beside_stages", "packets_ns", "with_calibrate
 Part = Literal["disk", "links", "stages", "kv"]
 Training = Sequence[tuple[Cell, Measurement]]
 
-_THREAD = ".thread"
 _CHECKED_ROUNDS = 100
 
 
@@ -84,7 +84,7 @@ def with_calibrated(model: Model, training: Training, fits: Sequence[Fit]) -> Mo
 def _cost_of(model: Model, stage: str) -> Linear | None:
     """The cost that a recorded stage is charged; None for one that the model lacks."""
     if stage.startswith("kv."):
-        store = model.software.kv.get(stage.removeprefix("kv.").removesuffix(_THREAD))
+        store = model.software.kv.get(stage.removeprefix("kv.").removesuffix(BESIDE_LOOP))
         return store.write if store is not None else None
     return model.software.stage(stage)
 
@@ -105,7 +105,7 @@ def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, f
 
 def loop_beside_stages(report: PeerReport) -> float:
     """CPU time of a peer's loop that no stage has, in ns."""
-    return max(0.0, report.loop_ns - sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(_THREAD)))
+    return max(0.0, report.loop_ns - sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(BESIDE_LOOP)))
 
 
 def packets_ns(link: Link, report: PeerReport) -> float:

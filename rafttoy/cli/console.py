@@ -18,12 +18,23 @@ from rafttoy.analysis import formats
 from rafttoy.analysis.manifest import host
 from rafttoy.analysis.models import foreign
 from rafttoy.cell import Cell
-from rafttoy.errors import CheckFailed
+from rafttoy.errors import CheckFailed, RafttoyError
 from rafttoy.experiment import Result
 from rafttoy.sim.model import Model
 from rafttoy.worlds import SyncReport
 
-__all__ = ["Rows", "check_verified", "note", "print_metrics", "print_table", "progress", "tell_doubts", "tell_foreign", "tell_warnings"]
+__all__ = [
+    "Rows",
+    "check_verified",
+    "note",
+    "print_metrics",
+    "print_table",
+    "progress",
+    "run_script",
+    "tell_doubts",
+    "tell_foreign",
+    "tell_warnings",
+]
 
 _WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
 
@@ -122,3 +133,12 @@ def check_verified(results: Sequence[Result]) -> None:
     wrong = [result for result in results if result.verified is False]
     if wrong:
         raise CheckFailed(f"--verify: {len(wrong)} of {len(results)} runs failed; first: {wrong[0].world} {wrong[0].cell()}")
+
+
+def run_script(command: click.Command) -> None:
+    """Runs a script's command. What its user can mend is a line on stderr and an exit status, as `rafttoy` has them."""
+    try:
+        command()
+    except RafttoyError as error:
+        note(f"error: {error}")
+        sys.exit(error.exit_status)

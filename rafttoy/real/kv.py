@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
+from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, WriteBatch
 from rafttoy.real.files import DiskThread
 from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
@@ -106,7 +107,7 @@ class _Threaded:
         self._native = native
         self._thread = thread
         self._inline = cpu.stage(f"kv.{kind}")
-        self._threaded = cpu.stage(f"kv.{kind}.thread").record
+        self._threaded = cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
         self._path = path
         self._failures = failures
         self._closed = False

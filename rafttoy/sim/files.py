@@ -135,7 +135,6 @@ class SimFiles:
         self._disk = disk
         self._thread_free_ns = self._busy_ns = self._cpu_ns = 0
         self._line: deque[_Call] = deque()
-        self._busy_ns = self._cpu_ns = 0
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
         self._failure: str | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import simpy
 
 from rafttoy.errors import ConfigError, StorageError
+from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
@@ -116,7 +117,7 @@ class _Store:
         self._last: simpy.Process | None = None  # the newest write of the thread
         self._failure: str | None = None
         self._inline = stores.cpu.stage(f"kv.{kind}").record
-        self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}.thread").record
+        self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
 
     def batch(self) -> _Batch:
         return _Batch()

@@ -37,6 +37,7 @@ __all__ = [
     "Storage",
     "Wal",
     "WalState",
+    "is_durable",
     "make_storage",
     "parse_wal",
     "wal_delay_ns",
@@ -110,6 +111,11 @@ def parse_wal(text: str) -> tuple[str, str]:
             raise ConfigError(f"--wal {text}: only mem takes a delay")
         wal_delay_ns(argument)
     return name, argument
+
+
+def is_durable(storage: str, wal: str) -> bool:
+    """Whether a save is to be found again after a crash, by the names of `--storage` and `--wal`. Raises ConfigError."""
+    return storage != "split" or parse_wal(wal)[0] != "mem"
 
 
 def make_storage(
