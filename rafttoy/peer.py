@@ -107,7 +107,7 @@ def _without_stale(messages: Sequence[Message]) -> list[Message]:
     return kept
 
 
-def _load(rd: Ready) -> tuple[int, int]:
+def _extent(rd: Ready) -> tuple[int, int]:
     """(entries, bytes) that a Ready is about: what it costs grows with the memory that it touches, and lets go."""
     entries, committed = rd.entries, rd.committed_entries
     count = size = 0
@@ -290,7 +290,7 @@ class Peer(Desk):
                 if rd.soft_state is not None:
                     self._role_changed(rd.soft_state.raft_state)
                 self._ready_ns = self._clock.now_ns()
-                self._load = _load(rd)
+                self._load = _extent(rd)
                 await self._readying.done(mark, *self._load)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
