@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rafttoy.cell import Plan
 from rafttoy.errors import RunError, StorageError
 from rafttoy.real import cluster
 from rafttoy.wire import SERVICE
-from tests.real.processes import Run, Started, cell_of, wait_until
+from tests.real.processes import Run, Started, cell_of
 
 pytestmark = pytest.mark.real
 
@@ -235,18 +236,19 @@ def test_garbage_on_a_grpc_port_ends_its_stream_and_nothing_else(group: Run, add
 
 def status_of(address: str, data: bytes) -> grpc.StatusCode:
     """How a stream ends on which this message comes, and nothing after it."""
+    ended = threading.Event()
+
+    def messages() -> Any:
+        yield data
+        ended.wait()
+
     with grpc.insecure_channel(address) as channel:
-        sent = iter([data])
-
-        def messages() -> Any:
-            yield next(sent)
-            wait_until("the stream's end", lambda: not call.is_active())
-
-        call = channel.stream_stream(SERVICE)(messages())
         try:
-            for _ in call:
+            for _ in channel.stream_stream(SERVICE)(messages()):
                 pass
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code
+        finally:
+            ended.set()
         return grpc.StatusCode.OK
