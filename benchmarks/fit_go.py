@@ -229,17 +229,17 @@ def latency_s(cell: Cell, model: Model, rate: float) -> float:
 
 
 def predicted(cell: Cell, model: Model) -> float:
-    """Proposals a second, to within three percent."""
+    """Proposals a second, to within half a percent."""
     if cell.conc == 1:
         return 1 / latency_s(cell, model, 0.0)
     low, high = 500.0, 500_000.0
-    while high > 1.03 * low:
+    while high > 1.01 * low:
         middle = math.sqrt(low * high)
         if middle * latency_s(cell, model, middle) <= cell.conc:
             low = middle
         else:
             high = middle
-    return low
+    return math.sqrt(low * high)
 
 
 def fit(

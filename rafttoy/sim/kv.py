@@ -114,6 +114,7 @@ class _Store:
         self._costs = costs
         self._volatile = kind == "dict"
         self._in_line = 0  # writes on the thread or before it
+        self._unsynced_bytes = 0  # in the store's log since its last sync
         self._last: simpy.Process | None = None  # the newest write of the thread
         self._failure: str | None = None
         self._inline = stores.cpu.stage(f"kv.{kind}").record
@@ -141,9 +142,14 @@ class _Store:
             if sync:
                 failure = self._sync_failure()
         work = None
+        nbytes = batch.nbytes
+        if not self._volatile:  # a sync is of all that the store's log holds, whoever wrote it (cockroach#38322)
+            self._unsynced_bytes += nbytes
+            if sync:
+                nbytes, self._unsynced_bytes = self._unsynced_bytes, 0
         if threaded:
             self._in_line += 1
-            work = self._last = stores.on_thread(self._last, cost_ns, batch.nbytes, self._costs, sync=sync)
+            work = self._last = stores.on_thread(self._last, cost_ns, nbytes, self._costs, sync=sync)
         else:
             stores.loop.charge(cost_ns)
         return self._ended(work, failure, content.batches(), sync=sync)

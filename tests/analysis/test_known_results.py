@@ -66,10 +66,15 @@ def test_async_storage_writes_shrink_batches_and_cost_bandwidth() -> None:
     holds(known_results.async_storage_shrinks_batches())
 
 
-@pytest.mark.xfail(reason="log and data in one store do not burden each other in the model", strict=True)
+def test_two_stores_at_the_peak() -> None:
+    """cockroach#38322: with one, each sync of the log is of the applied data, too."""
+    holds(known_results.two_stores_at_the_peak())
+
+
+@pytest.mark.xfail(reason="what made two stores slower at low load is not in the model", strict=True)
 @pytest.mark.parametrize("finding", NOT_KNOWN, ids=lambda finding: finding.__name__)
-def test_two_stores_against_one(finding: Callable[[], Finding]) -> None:
-    """cockroach#38322"""
+def test_what_the_model_does_not_know(finding: Callable[[], Finding]) -> None:
+    """cockroach#38322, at low load"""
     holds(finding())
 
 
