@@ -38,6 +38,7 @@ SHARES = (0.3, 0.6, 0.9)
 """Of what a closed loop of `SATURATED` reaches: the rates of the open loops."""
 
 SATURATED = 1024
+TRAINING_REPEATS = 3
 PREDICTED_ROUNDS = 1000
 Storage = tuple[str, str, str]
 FILE: Storage = ("split", "file", "leveldb")
@@ -93,7 +94,7 @@ def model_of(cells: Sequence[Cell], plan: Plan, path: Path, data_dir: Path | Non
     """The model in `path`, or one that is calibrated now and written there."""
     if not path.exists():
         with progress("calibrating") as moving:
-            made = calibrate(cells, plan, moving, data_dir)
+            made = calibrate(cells, plan, moving, data_dir, repeats=TRAINING_REPEATS)
         path.write_text(dump_model(made.model), encoding="utf-8")
     return open_model(str(path))
 

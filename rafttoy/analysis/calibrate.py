@@ -3,7 +3,7 @@
 The disk is measured by itself (`rafttoy.analysis.probe`). All CPU costs come from *training cells*: real runs of the same components at
 concurrencies that no predicted cell has, whose peers record the CPU time of every stage. Each stage's cost is fitted as
 a + b · entries + c · bytes (non-negative least squares on relative errors: Lawson & Hanson 1974); what the loop's thread spent beside
-its stages is put down to packets sent and received, what other threads spent to the transport's background.
+its stages is put down to packets sent and received, what other threads spent to the stores' compactions and the transport's background.
 
 Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
 time, share its cores, and other files are written): for each storage its sync is scaled, by the bytes written at once, until saves take
@@ -17,7 +17,7 @@ import math
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from rafttoy.analysis.fits import Fit, fits_of, loop_beside_stages, packets_ns, with_calibrated
+from rafttoy.analysis.fits import Fit, fits_of, loop_beside_stages, packets_ns, put_bytes, typical, with_calibrated
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
@@ -43,7 +43,7 @@ __all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
 
 _LOADS = (2, 24, 200, 2500)
 _OTHER_SIZES_CONC = 200
-_TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
+_TRAINING = Plan(seconds=1.0, warmup_seconds=0.5)
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
 _STEPS = 3
 _LEAST, _MOST = 0.1, 30.0
@@ -90,19 +90,20 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
     return calibrate(cells, plan, progress, data_dir).model
 
 
-def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None) -> Calibration:
-    """The same, with the error of each fit."""
+def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None, *, repeats: int = 1) -> Calibration:
+    """The same, with the error of each fit; every training cell is run `repeats` times, in interleaved rounds."""
     progress("disk", 0.0)
     disk = probe_disk(data_dir)
     groups = training_cells(cells)
     training: list[tuple[Cell, Measurement]] = []
-    for i, group in enumerate(groups):
-        progress(str(group[0]), (1 + i) / (2 + len(groups)))
+    turns = [(group, plan.seed + i) for i in range(repeats) for group in groups]
+    for i, (group, seed) in enumerate(turns):
+        progress(str(group[0]), (1 + i) / (2 + len(turns)))
 
         def measured(position: int, measurement: Measurement, group: list[Cell] = group) -> None:
             training.append((group[position], measurement))
 
-        run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
+        run_plan = msgspec.structs.replace(_TRAINING, seed=seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
         run_local(
             [(cell, run_plan) for cell in group],
             data_dir=data_dir,
@@ -111,7 +112,7 @@ def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: P
             say=lambda line: None,
             samples=True,
         )
-    progress("fitting", (1 + len(groups)) / (2 + len(groups)))
+    progress("fitting", (1 + len(turns)) / (2 + len(turns)))
     model = fit(training, disk)
     fits = fits_of(model, training)
     progress("done", 1.0)
@@ -119,18 +120,21 @@ def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: P
 
 
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
-    """The model that explains the training runs best."""
+    """The model that explains the training runs best. CPU costs are of all of them; what is fitted by simulating a cell is of its run of
+    median throughput."""
+    once = typical(training)
     reports = [report for _, measurement in training for report in measurement.reports.values()]
     stages, kv = _fit_software(reports)
+    kv = {kind: _with_background(kind, store, reports) for kind, store in kv.items()}
     links = {}
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
-        links[transport] = _fit_link([report for cell, m in training if cell.transport == transport for report in m.reports.values()])
+        links[transport] = _fit_link([report for cell, m in training if cell.transport == transport for report in m.reports.values()], kv)
     model = Model(
         meta=Meta(
             name=f"{platform.node()}-quick",
             host=platform.node(),
-            method=f"disk probe and {len(training)} training cells",
-            confidence="quick: one short run a training cell",
+            method=f"disk probe and {len(once)} training cells",
+            confidence=f"short runs, {len(training) // len(once)} a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=_with_cpu(disk, reports), links=links),
         software=Software(stages=stages, kv=kv),
@@ -141,12 +145,12 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk) -> Model:
     for _ in range(2):  # each waits for the other
         for transport in links:
             slowest = min(
-                ((c, m) for c, m in training if c.transport == transport),
+                ((c, m) for c, m in once if c.transport == transport),
                 key=lambda pair: (is_durable(pair[0].storage, pair[0].wal), pair[0].conc),
             )
             model = _with_delay(model, transport, *slowest)
-        model = _with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
-        model = _with_stalls(model, training)
+        model = _with_saves(model, [(c, m) for c, m in once if is_durable(c.storage, c.wal)])
+        model = _with_stalls(model, once)
     return model
 
 
@@ -162,6 +166,7 @@ def _fit_storage(model: Model, training: Sequence[tuple[Cell, Measurement]], nam
     """What the peers of that storage cost, beside what holds for all; of packets a factor, for there is little to tell them by."""
     rows = [(cell.transport, report) for cell, m in training if cell.storage_name() == name for report in m.reports.values()]
     stages, kv = _fit_software([report for _, report in rows])
+    kv = {kind: msgspec.structs.replace(model.software.kv[kind], write=store.write) for kind, store in kv.items()}
     spent = [(loop_beside_stages(report), packets_ns(model.hardware.links[transport], report)) for transport, report in rows]
     said = sum(predicted for _, predicted in spent)
     return Costs(stages, kv, round(sum(measured for measured, _ in spent) / said, 3) if said else 1.0)
@@ -212,14 +217,32 @@ def _nnls(x: NDArray[Any], y: NDArray[Any], scale: NDArray[Any]) -> list[float]:
     return [float(value) for value in solution / norms]
 
 
-def _fit_link(reports: Sequence[PeerReport]) -> Link:
-    """What packets cost the loop beside the stages, and other threads."""
+def _rest_ns(report: PeerReport) -> float:
+    """CPU time of a peer that neither its loop nor a thread with a stage or a counter of its own spent."""
+    threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
+    return max(0.0, report.total_ns - report.loop_ns - threads_ns - report.counters.get("disk_cpu_ns", 0))
+
+
+def _with_background(kind: str, store: Kv, reports: Sequence[PeerReport]) -> Kv:
+    """With what flushes and compactions cost a byte: what grows with the bytes put, of the CPU time that has no other name. Packets have
+    their part in that, too."""
+    used = [report for report in reports if put_bytes(kind, report)] if kind != "dict" else []
+    if not used:
+        return store
+    packets = [report.counters.get("packets_sent", 0) + report.counters.get("packets_received", 0) for report in used]
+    table = np.array([packets, [put_bytes(kind, report) for report in used]], dtype=np.float64).T
+    _, _, byte = _nnls(table, np.array([_rest_ns(report) for report in used]), np.array([1.0 / report.total_ns for report in used]))
+    return msgspec.structs.replace(store, background_byte_ns=round(byte, 4))
+
+
+def _fit_link(reports: Sequence[PeerReport], kv: Mapping[str, Kv]) -> Link:
+    """What packets cost the loop beside the stages, and other threads beside those of the stores."""
     loop, background, packets, weights = [], [], [], []
     for report in reports:
         counters = report.counters
-        threads_ns = sum(stage.cpu_ns for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
         loop.append(loop_beside_stages(report))
-        background.append(max(0.0, report.total_ns - report.loop_ns - threads_ns - counters.get("disk_cpu_ns", 0)))
+        compactions_ns = sum(store.background_byte_ns * put_bytes(kind, report) for kind, store in kv.items())
+        background.append(max(0.0, _rest_ns(report) - compactions_ns))
         weights.append(1.0 / report.total_ns)
         packets.append(
             (
@@ -274,7 +297,7 @@ def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> M
             octaves: dict[int, list[tuple[float, float]]] = {}
             for cell, measured in training:
                 if cell.storage_name() == name:
-                    nbytes = _save_bytes(measured)
+                    nbytes = _save_bytes(cell, measured)
                     octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, _sync_factor(model, cell, measured)))
             curve = sorted(tuple(map(statistics.fmean, zip(*rows, strict=True))) for rows in octaves.values())
             storages[name] = msgspec.structs.replace(
@@ -287,14 +310,16 @@ def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> M
 def _sync_factor(model: Model, cell: Cell, measured: Measurement) -> float:
     """What the sync is to be multiplied with for `cell` to save as fast as measured: all that is missing is the sync's."""
     disk = model.on(cell.storage_name()).hardware.disk
-    before = interpolated(disk.at, disk.times, _save_bytes(measured))
+    before = interpolated(disk.at, disk.times, _save_bytes(cell, measured))
     missing_us = _save_us(measured) - _save_us(run_sim(cell, _SIMULATED, model))
     return min(_MOST, max(_LEAST, before + missing_us / _mean_sync_us(disk)))
 
 
-def _save_bytes(measurement: Measurement) -> float:
-    counters = next(iter(measurement.reports.values())).counters
-    return float(max(1.0, counters.get("wal_bytes", 0) / max(1, counters.get("wal_syncs", 0))))
+def _save_bytes(cell: Cell, measurement: Measurement) -> float:
+    """What a sync of the log makes durable: where one store holds data as well, those too."""
+    report = next(iter(measurement.reports.values()))
+    nbytes = report.counters.get("wal_bytes", 0) if cell.storage == "split" else put_bytes(cell.storage, report)
+    return max(1.0, nbytes / max(1, report.counters.get("wal_syncs", 0)))
 
 
 def _with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:

@@ -207,6 +207,7 @@ class _Round:
         threaded = kind != "dict" and self._pairs > KV_INLINE_BYTES
         self._apply_loop = self._stage(f"engine.apply.{kind}", self.batch, self._pairs) + (0.0 if threaded else work)
         self._apply_thread = work if threaded else 0.0
+        self._apply_beside = self._model.software.kv[kind].background_byte_ns * self._pairs
         self._apply_ns = self._apply_loop + self._apply_thread
         if threaded:
             stalled = self._model.software.kv[kind].stall_byte_ns * self._pairs
@@ -220,13 +221,14 @@ class _Round:
         if self._wal == "mem":
             return
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames)
-        store = 0.0
+        store = beside = 0.0
         factor = interpolated(disk.at, disk.times, self._frames)
         if self._wal not in ("file", "etcd"):
             kind = self._combined or self._cell.wal
             store = self._kv(kind, 2, self._frames)
+            beside = self._model.software.kv[kind].background_byte_ns * self._frames
             factor *= self._model.software.kv[kind].sync_factor
-        self._save_cpu = store + disk.cpu_us * 1e3 + disk.cpu_byte_ns * self._frames
+        self._save_cpu = store + beside + disk.cpu_us * 1e3 + disk.cpu_byte_ns * self._frames
         self._excess = max(0.0, self._frames - 4096)
         self._device = self._excess * disk.byte_ns
         grows = disk.grow_us * 1e3 if self._wal == "etcd" else 0.0
@@ -275,7 +277,7 @@ class _Round:
         self._beside = (
             2 * followers * beside
             + (1 + followers) * self._save_cpu
-            + (1 + (followers if shape.apply is ApplyOn.ALL else 0)) * self._apply_thread
+            + (1 + (followers if shape.apply is ApplyOn.ALL else 0)) * (self._apply_thread + self._apply_beside)
         )
         in_line = self._sync if shape.waits else 0.0
         if not shape.task:

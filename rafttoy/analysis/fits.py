@@ -15,12 +15,20 @@ from rafttoy.run import Measurement
 from rafttoy.sim.model import Calibrated, Linear, Link, Model
 from rafttoy.worlds import run_sim
 
-__all__ = ["Fit", "fits_of", "loop_beside_stages", "packets_ns", "with_calibrated"]
+__all__ = ["Fit", "fits_of", "loop_beside_stages", "packets_ns", "put_bytes", "typical", "with_calibrated"]
 
 Part = Literal["disk", "links", "stages", "kv"]
 Training = Sequence[tuple[Cell, Measurement]]
 
 _CHECKED_ROUNDS = 100
+
+
+def typical(training: Training) -> list[tuple[Cell, Measurement]]:
+    """Of each cell the run of median throughput (of an even number, the slower one of the two)."""
+    runs: dict[Cell, list[Measurement]] = {}
+    for cell, measured in training:
+        runs.setdefault(cell, []).append(measured)
+    return [(cell, sorted(of, key=lambda m: m.ops / m.seconds)[(len(of) - 1) // 2]) for cell, of in runs.items()]
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -51,7 +59,7 @@ def fits_of(model: Model, training: Training) -> list[Fit]:
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
         pairs = [_link_ns(own, transport, report) for own, used, report in rows if used == transport]
         fits.append(_fit("links", transport, pairs, total_ns))
-    saves = list(_saves(model, training))
+    saves = list(_saves(model, typical(training)))
     if saves:
         fits.append(msgspec.structs.replace(_fit("disk", "save", saves, 1), share_pct=0.0))
     return fits
@@ -94,11 +102,12 @@ def _predicted_ns(cost: Linear, stage: StageTotals) -> float:
 
 
 def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, float]:
-    """(predicted, measured) CPU time of one peer beside its stages: its packets' work on the loop and off it."""
+    """(predicted, measured) CPU time of one peer beside its stages: its packets' work on the loop and off it, and compactions."""
     link, counters = model.hardware.links[transport], report.counters
     sent, received = counters.get("packets_sent", 0), counters.get("packets_received", 0)
     nbytes = counters.get("bytes_sent", 0) + counters.get("bytes_received", 0)
-    predicted = packets_ns(link, report) + _packets_ns(link.background, sent + received, nbytes)
+    compactions_ns = sum(store.background_byte_ns * put_bytes(kind, report) for kind, store in model.software.kv.items())
+    predicted = packets_ns(link, report) + _packets_ns(link.background, sent + received, nbytes) + compactions_ns
     staged = sum(stage.cpu_ns for stage in report.stages.values())
     return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
 
@@ -113,6 +122,11 @@ def packets_ns(link: Link, report: PeerReport) -> float:
     counters = report.counters
     sent = _packets_ns(link.send, counters.get("packets_sent", 0), counters.get("bytes_sent", 0))
     return sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
+
+
+def put_bytes(kind: str, report: PeerReport) -> int:
+    """What a peer put into stores of that kind."""
+    return sum(stage.nbytes for name, stage in report.stages.items() if name in (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}"))
 
 
 def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:

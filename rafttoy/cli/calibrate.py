@@ -36,14 +36,15 @@ def command(request: Request, into: Path | None) -> None:
     """Run training cells on this host, fit what every step costs, and write the model file that sim, compare, explain and sweep take.
 
     The flags say what it is for: it is fitted for their transports, storages and sizes, and never on one of their cells, so that
-    these can judge it. Without flags: every transport, and the storages file+leveldb, mem+mem and leveldb.
+    these can judge it. Without flags: every transport, and the storages file+leveldb, mem+mem and leveldb. With --count N every training
+    cell is run N times: on a host that others use, too, one run is off by more than the fit.
     The table shows each fit with its error: the root mean square over the training runs, in percent of what was measured.
     """
     cells = _wanted(request)
     into = into if into is not None else Path("models") / f"{platform.node()}.toml"
     note(f"seed {request.plan.seed}")
     with progress("calibrating") as moving:
-        made = calibrate(cells, request.plan, moving, request.data_dir)
+        made = calibrate(cells, request.plan, moving, request.data_dir, repeats=request.count)
     into.parent.mkdir(parents=True, exist_ok=True)
     into.write_text(dump_model(made.model), encoding="utf-8")
     load_model(into)  # what is written is what can be read

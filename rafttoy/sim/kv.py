@@ -143,6 +143,8 @@ class _Store:
                 failure = self._sync_failure()
         work = None
         nbytes = batch.nbytes
+        if self._costs.background_byte_ns:
+            stores.beside(int(nbytes * self._costs.background_byte_ns))
         if not self._volatile:  # a sync is of all that the store's log holds, whoever wrote it (cockroach#38322)
             self._unsynced_bytes += nbytes
             if sync:
@@ -238,6 +240,18 @@ class SimKvStores:
         stall_ns = 0 if sync else int(costs.stall_byte_ns * nbytes)
         return self.loop.env.process(self._work(before, cost_ns, stall_ns, nbytes, costs.sync_factor if sync else None))
 
+    def beside(self, cost_ns: int) -> None:
+        """Core time of threads that nobody waits for."""
+        self.loop.background_ns += cost_ns
+        self.loop.env.process(self._in_slices(cost_ns))
+
+    def _in_slices(self, cost_ns: int) -> Generator[simpy.Event, Any, None]:
+        loop, env = self.loop, self.loop.env
+        while cost_ns > 0:
+            slice_ns = min(cost_ns, SLICE_NS)
+            cost_ns -= slice_ns
+            yield env.timeout(loop.host.reserve(int(env.now), slice_ns) - env.now)
+
     def _work(
         self, before: simpy.Process | None, cost_ns: int, stall_ns: int, nbytes: int, sync_factor: float | None
     ) -> Generator[simpy.Event, Any, None]:
@@ -247,10 +261,7 @@ class SimKvStores:
         yield env.timeout(self.half_ns)
         if before is not None and before.is_alive:
             yield before
-        while cost_ns > 0:
-            slice_ns = min(cost_ns, SLICE_NS)
-            cost_ns -= slice_ns
-            yield env.timeout(loop.host.reserve(int(env.now), slice_ns) - env.now)
+        yield from self._in_slices(cost_ns)
         now = int(env.now)
         if sync_factor is None:
             end_ns = now + stall_ns

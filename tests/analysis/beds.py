@@ -21,6 +21,7 @@ def make_model(
     stage_us: float = 0.0,
     stages: dict[str, Linear] | None = None,
     kv: Linear | None = None,
+    background_byte_ns: float = 0.0,
     disk: dict[str, Any] | None = None,
     link: dict[str, Any] | None = None,
     name: str = "bed",
@@ -41,6 +42,7 @@ def make_model(
         ),
         software=Software(
             stages={stage: Linear(fixed_us=stage_us) for stage in STAGES} | (stages or {}),
-            kv={kind: Kv(write=kv or Linear(), read=Linear()) for kind in ("leveldb", "rocksdb", "dict")},
+            kv={"dict": Kv(write=kv or Linear(), read=Linear())}
+            | dict.fromkeys(("leveldb", "rocksdb"), Kv(write=kv or Linear(), read=Linear(), background_byte_ns=background_byte_ns)),
         ),
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rafttoy.analysis.calibrate import _fit_stages, _save_us, _with_saves, fit, training_cells
+from rafttoy.analysis.fits import typical
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport
 from rafttoy.run import Measurement
@@ -22,6 +23,7 @@ TRUE = make_model(
     hosts="one",
     disk={"byte_ns": 1.5, "grow_us": 120.0, "handoff_us": 20.0},
     kv=Linear(fixed_us=4.0, entry_us=0.5),
+    background_byte_ns=3.0,
     link={"send": Linear(fixed_us=6.0), "receive": Linear(fixed_us=6.0)},
 )
 CELLS = [
@@ -79,7 +81,7 @@ def test_a_disk_is_found_by_how_long_saves_take(training: list[tuple[Cell, Measu
         assert _save_us(again) == pytest.approx(_save_us(measured), rel=0.1), cell
     for name in ("file+leveldb", "etcd+mem", "leveldb"):
         costs = found.software.storages[name]
-        assert len(costs.sync_at) == 4
+        assert len(costs.sync_at) >= 4
         assert costs.sync_times[0] == pytest.approx(3.0, rel=0.5)
         assert costs.sync_times[-1] > costs.sync_times[0]  # bytes, of which the probe said nothing
     assert "mem+mem" not in found.software.storages
@@ -121,6 +123,14 @@ def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measuremen
         for kind, store in costs.kv.items():
             assert store.write.exact_ns(24, 24 * 290) == pytest.approx(16_000, rel=0.02), kind
             assert store.stall_byte_ns < 1.0
+            assert store.background_byte_ns == (0 if kind == "dict" else pytest.approx(3, rel=0.05)), kind
+    assert link.background == Linear()  # what other threads spent is the stores' alone
+
+
+def test_of_several_runs_of_a_cell_the_typical_one_counts(training: list[tuple[Cell, Measurement]]) -> None:
+    (cell, usual), (other, alone) = training[:2]
+    disturbed, lucky = (msgspec.structs.replace(usual, seconds=usual.seconds * factor) for factor in (5, 0.9))
+    assert typical([(cell, disturbed), (other, alone), (cell, lucky), (cell, usual)]) == [(cell, usual), (other, alone)]
 
 
 def test_training_cells_are_near_those_to_predict_and_none_of_them() -> None:

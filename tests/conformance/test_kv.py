@@ -12,6 +12,7 @@ import pytest
 from rafttoy.errors import StorageError
 from rafttoy.observe import StageRecord
 from rafttoy.ports import KvStore, Ports, Sized, WriteBatch
+from rafttoy.sim.model import Kv, Linear
 from rafttoy.sim.store import RandomChoice
 from tests.conformance.kv import check_kv, check_kv_survives
 from tests.storage.beds import RealBed, SimBed
@@ -177,3 +178,18 @@ def _sized(store: KvStore, nbytes: int) -> WriteBatch:
     batch = store.batch()
     batch.put(b"k", Sized(nbytes))
     return batch
+
+
+def test_compactions_take_core_time_that_no_writer_waits_for() -> None:
+    kv = {"leveldb": Kv(write=Linear(), background_byte_ns=10.0)}
+
+    async def scenario(ports: Ports) -> int:
+        store = await ports.kv.open("leveldb", "store")
+        begun_ns = ports.clock.now_ns()
+        await store.write(_sized(store, 999_999), sync=False)
+        return ports.clock.now_ns() - begun_ns
+
+    bed = SimBed(kv=kv)
+    assert bed.run(scenario) < 1_000_000
+    bed.env.run()
+    assert bed.host.busy_ns == 10_000_000

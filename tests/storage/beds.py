@@ -95,10 +95,19 @@ class SimBed:
 
     simulated = True
 
-    def __init__(self, store: SimStore | None = None, *, sync: str = "fdatasync", seed: int = 1, costs: Disk | None = None) -> None:
+    def __init__(
+        self,
+        store: SimStore | None = None,
+        *,
+        sync: str = "fdatasync",
+        seed: int = 1,
+        costs: Disk | None = None,
+        kv: dict[str, Kv] | None = None,
+    ) -> None:
         self.store = store if store is not None else SimStore()
         self.faults = DiskFaults()
         self._sync = sync
+        self._kv = kv or MODEL.software.kv
         self.env = simpy.Environment(initial_time=0)
         self.host = SimHost(self.env, 2)
         self.disk = SimDisk(self.env, self.host, costs or MODEL.hardware.disk, np.random.default_rng(seed) if seed else Even())
@@ -111,7 +120,7 @@ class SimBed:
         ports.cpu = SimCpu(loop, MODEL)
         ports.files = SimFiles(loop, self.disk, self.store, self._sync)
         ports.files.faults = self.faults
-        ports.kv = SimKvStores(loop, self.disk, MODEL.software.kv, ports.cpu, self.store, self.faults, self._sync)
+        ports.kv = SimKvStores(loop, self.disk, self._kv, ports.cpu, self.store, self.faults, self._sync)
         return ports
 
     def run(self, scenario: Scenario[T]) -> T:
