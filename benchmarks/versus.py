@@ -191,23 +191,23 @@ def _end_group(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def our_words(cell: Cell, plan: Plan, data_dir: Path | None) -> list[str]:
-    """The command line of `rafttoy bench` for one cell: everything said, so that no default and no file decides."""
+def our_words(cell: Cell, plan: Plan, more: Sequence[str]) -> list[str]:
+    """The command line of `rafttoy bench` for one cell: everything said, so that no default and no file decides; `more` comes behind."""
     names = ["pipeline", *(("wal", "engine") if cell.storage == "split" else ()), "storage", "transport", "bytes", "nodes"]
     names += ["rate", "arrival"] if cell.rate else ["conc"]
     words = [sys.executable, "-m", "rafttoy", "bench", "-o", "json"]
     for name in names:
         words += [f"--{name}", str(getattr(cell, name))]
     words += ["--duration", f"{plan.seconds:g}s", "--warmup", f"{plan.warmup_seconds:g}s", "--sync", plan.sync, "--seed", str(plan.seed)]
-    return words + (["--data-dir", str(data_dir)] if data_dir else [])
+    return [*words, *more]
 
 
-def run_ours(cell: Cell, plan: Plan, data_dir: Path | None, timeout_s: float) -> tuple[Sample, dict[str, Any]]:
+def run_ours(cell: Cell, plan: Plan, more: Sequence[str], timeout_s: float) -> tuple[Sample, dict[str, Any]]:
     """One run in processes of its own, as whoever types the command gets it: the sample, and the result it is taken from.
 
     RAFTTOY_* variables do not reach it: what is compared is what the table says."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAFTTOY_")}
-    result = msgspec.json.decode(run_command(our_words(cell, plan, data_dir), timeout_s, environment))
+    result = msgspec.json.decode(run_command(our_words(cell, plan, more), timeout_s, environment))
     for warning in result["warnings"]:
         note(f"{cell}: {warning}")
     if result["partial"] or not result["ops"]:
@@ -359,6 +359,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     cell: Cell
     sync: str
+    our_flags: str
     other_name: str
     other_command: str
     ours: dict[str, list[float]]
@@ -376,9 +377,9 @@ def turns(rounds: int) -> list[bool]:
 
 
 def run_rounds(
-    cell: Cell, plan: Plan, other: Other, rounds: int, data_dir: Path | None, timeout_s: float, moved: Callable[[int], None]
+    cell: Cell, plan: Plan, more: Sequence[str], other: Other, rounds: int, timeout_s: float, moved: Callable[[int], None]
 ) -> Comparison:
-    """`rounds` runs of each side, in turns. `moved` is told how many runs are done."""
+    """`rounds` runs of each side, in turns; `more` are flags of ours. `moved` is told how many runs are done."""
     ours: list[Sample] = []
     theirs: list[Sample] = []
     others: list[float] = []
@@ -387,7 +388,7 @@ def run_rounds(
     for i, us in enumerate(turns(rounds)):
         if us:
             mine = msgspec.structs.replace(plan, seed=plan.seed + i // 2)
-            (sample, result), share = watched(lambda mine=mine: run_ours(cell, mine, data_dir, timeout_s))  # type: ignore[misc]
+            (sample, result), share = watched(lambda mine=mine: run_ours(cell, mine, more, timeout_s))  # type: ignore[misc]
             ours.append(sample)
             binding.append(result["binding"])
             manifest = result["manifest"]
@@ -404,7 +405,7 @@ def run_rounds(
             note(f"{cell}: {side} served {min(values) / cell.rate:.0%} of the rate: its latencies are those of a queue that grows")
     if max(others) > DISTURBED_FROM:
         note(f"{cell}: other processes took up to {max(others):.0%} of the cores; low concurrencies suffer most")
-    return Comparison(cell, plan.sync, other.name, other.command, left, right, ratios, others, binding, manifest)
+    return Comparison(cell, plan.sync, shlex.join(more), other.name, other.command, left, right, ratios, others, binding, manifest)
 
 
 # --- output ------------------------------------------------------------------------------------------------------------------
@@ -447,7 +448,8 @@ def titles(comparisons: Sequence[Comparison]) -> tuple[str, str]:
     commit = first.manifest["commit"]
     ours = f"rafttoy {first.manifest['versions']['rafttoy']}" + (f" ({commit})" if commit else "")
     synced = f", sync {first.sync}" if durable(first.cell, first.sync) else ""
-    return f"{ours}: {same([comparison.cell for comparison in comparisons])}{synced}", first.other_name
+    flags = f", {first.our_flags}" if first.our_flags else ""
+    return f"{ours}: {same([comparison.cell for comparison in comparisons])}{synced}{flags}", first.other_name
 
 
 def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
@@ -493,7 +495,7 @@ def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
 @click.option("--warmup", type=DURATION, default="1s", help="What goes before, of ours.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="Of our first round; each round has the next one.")
 @click.option("--sync", type=click.Choice(SYNC_MODES), default="fdatasync", help="How our writes are made durable.")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where our logs and stores go.  [default: temporary]")
+@click.option("--flags", default="", help="More flags of ours, as in '--busy-poll --cpus 0,1' or '--data-dir DIR'; the table tells them.")
 @click.option("--timeout", type=DURATION, default="120s", help="For one run of either side.")
 @click.option("--min-ratio", type=RATE, metavar="R", help="Exit 1 if the throughput ratio of any cell is below R.")
 @click.option("--max-p99-ratio", type=RATE, metavar="R", help="Exit 1 if the ratio of p99 of any cell is above R, or one side tells none.")
@@ -511,7 +513,7 @@ def versus(
     warmup: float,
     seed: int,
     sync: str,
-    data_dir: Path | None,
+    flags: str,
     timeout: float,
     min_ratio: float | None,
     max_p99_ratio: float | None,
@@ -537,7 +539,7 @@ def versus(
                     moving(str(cell), (2 * rounds * i + finished) / runs)
 
                 moved(0)
-                done.append(run_rounds(cell, plan, other, rounds, data_dir, timeout, moved))
+                done.append(run_rounds(cell, plan, shlex.split(flags), other, rounds, timeout, moved))
                 if output == "json":
                     click.echo(msgspec.json.encode(done[-1]))
     finally:  # what was finished before an error or an interrupt stands

@@ -43,7 +43,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a cell is run. It ends after `seconds`, or after `proposals` acknowledged ones where that is not 0; what is acknowledged
     in the first `warmup_seconds` (or the first tenth of `proposals`) does not count.
 
-    `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`)."""
+    `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`).
+    With `busy_poll` real peers look for work all the time instead of sleeping until there is some."""
 
     seconds: float = 2.0
     proposals: int = 0
@@ -55,3 +56,4 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_seconds: float = 10.0
     max_inflight: int = 0
     max_message_bytes: int = 0
+    busy_poll: bool = False

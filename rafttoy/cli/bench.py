@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from rafttoy.cli.console import Rows, check_verified, note, progress
 from rafttoy.cli.options import (
     Request,
+    busy_poll_option,
     check_cpus,
     cpus_option,
     fresh_option,
@@ -40,6 +42,7 @@ Examples:
 @keep_option
 @fresh_option
 @cpus_option
+@busy_poll_option
 @option(
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -53,6 +56,7 @@ def command(
     keep: bool,
     fresh: bool,
     cpus: tuple[CpuSet, ...] | None,
+    busy_poll: bool,
     profile: Path | None,
 ) -> None:
     """Run every cell of the grid for real and print a row for each.
@@ -79,7 +83,7 @@ def command(
         run_grid(
             "real",
             request.cells,
-            request.plan,
+            msgspec.structs.replace(request.plan, busy_poll=busy_poll),
             count=request.count,
             data_dir=request.data_dir,
             cluster=cluster,

@@ -19,6 +19,7 @@ from rafttoy.experiment import Cluster, validate
 
 __all__ = [
     "Request",
+    "busy_poll_option",
     "check_cpus",
     "component_options",
     "config_option",
@@ -155,6 +156,11 @@ cpus_option = option(
     type=CPUS,
     metavar="SET,…",
     help="Processors that peers 1, 2, … are pinned to, round and round: 0,1 or 0-1,2+3.",
+)
+busy_poll_option = option(
+    "--busy-poll",
+    is_flag=True,
+    help="Peers look for work all the time instead of sleeping: no wake-ups, and a core for each that does nothing else.",
 )
 connect_option = option(
     "--connect-timeout",

@@ -11,6 +11,7 @@ from rafttoy.analysis.formats import metrics_table
 from rafttoy.cell import Cell, Plan
 from rafttoy.cli.console import note, print_table
 from rafttoy.cli.options import (
+    busy_poll_option,
     check_cpus,
     component_options,
     config_option,
@@ -44,6 +45,7 @@ Example, on the second of three hosts:
 @sync_option
 @connect_option
 @cpus_option
+@busy_poll_option
 @metrics_option
 @verbose_option
 @config_option
@@ -60,20 +62,21 @@ def command(
     sync: str,
     connect_timeout: float,
     cpus: tuple[CpuSet, ...] | None,
+    busy_poll: bool,
     metrics: bool,
     verbose: bool,
 ) -> None:
     """Run one peer until it is interrupted or terminated.
 
     It takes part in the leader's runs (`rafttoy bench --id --peers` on another host), one after another, without a restart
-    between them. The leader tells it the pipeline, the storage and the load; --transport and --sync are its own, and --peers
-    must be the same on every member. Started again with the same --data-dir it rejoins its group and catches up.
+    between them. The leader tells it the pipeline, the storage and the load; --transport, --sync and --busy-poll are its own, and
+    --peers must be the same on every member. Started again with the same --data-dir it rejoins its group and catches up.
     """
     cluster = make_cluster(id, peers, [transport])
     if cluster is None:
         raise click.UsageError("--id and --peers are needed")
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
-    plan = Plan(sync=sync, connect_seconds=connect_timeout)
+    plan = Plan(sync=sync, connect_seconds=connect_timeout, busy_poll=busy_poll)
     validate(cell, plan)
     if cpus is not None:
         check_cpus(cpus, 1)

@@ -30,7 +30,7 @@ from rafttoy.real.files import RealFiles
 from rafttoy.real.kv import RealKvStores
 from rafttoy.real.memory import MemoryLinks, MemoryNetwork
 from rafttoy.real.profile import make_profiler
-from rafttoy.real.runtime import RealClock, RealCpu, RealTasks
+from rafttoy.real.runtime import BusyPoll, RealClock, RealCpu, RealTasks
 from rafttoy.run import Measurement, run_cell
 from rafttoy.wire import Epoch
 
@@ -114,13 +114,22 @@ LINKS: dict[str, Callable[[int, tuple[str, ...], Callable[[str], None]], Links]]
 
 
 class RealPorts:
-    """The world of one real peer. Made on the loop that it will run on."""
+    """The world of one real peer. Made on the loop that it will run on, which `poll` keeps awake, if given."""
 
-    def __init__(self, id: int, root: Path, links: Links, plan: Plan, *, files: Callable[..., Any] = RealFiles) -> None:
+    def __init__(
+        self,
+        id: int,
+        root: Path,
+        links: Links,
+        plan: Plan,
+        *,
+        poll: BusyPoll | None = None,
+        files: Callable[..., Any] = RealFiles,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.clock = RealClock()
         self.tasks = RealTasks(loop)
-        self.cpu = RealCpu()
+        self.cpu = RealCpu(poll)
         self.files = files(root, self.tasks, plan.sync)
         self.kv = RealKvStores(root, self.tasks, self.cpu)
         self.links = links
@@ -141,6 +150,7 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
     """Serves until `stop`, or leads the job's runs. Returns the metrics of its last run; raises what ended the member early."""
     by_reference = job.cell.transport == "mem"
     network = MemoryNetwork()
+    poll = BusyPoll(asyncio.get_running_loop()) if job.plan.busy_poll else None
     members = []
     for id in range(1, job.cell.nodes + 1) if by_reference else (job.id,):
         links: Links = (
@@ -151,7 +161,7 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"data directory {root}: {error.strerror}") from None
-        ports = RealPorts(id, root, links, job.plan)
+        ports = RealPorts(id, root, links, job.plan, poll=poll)
         nodes = job.cell.nodes if by_reference else len(job.addresses)
         members.append(
             Member(

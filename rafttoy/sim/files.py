@@ -16,6 +16,9 @@ from rafttoy.sim.store import Inode, SimStore
 
 __all__ = ["DiskFaults", "SimFile", "SimFiles"]
 
+_PREWRITE_BYTES = 1 << 20
+"""A new segment is filled piece by piece, each with its sync."""
+
 
 class DiskFaults:
     """What a device will do to its user. Counters count down with each call of their kind: 0 fails the next one, None never.
@@ -197,6 +200,16 @@ class SimFiles:
         """Waits as a write would that has nothing to do with the content of files."""
         await Timer(self._loop, self.begin_write(nbytes, sync=sync, grows=grows) - self._now())
 
+    async def _prewritten(self, nbytes: int) -> None:
+        """A piece, on a thread of its own: the saves that go on meanwhile do not wait behind it, but for the device."""
+        disk, now = self._disk, self._now()
+        if self.durable:
+            self._loop.background_ns += disk.cpu_ns(nbytes)
+            end_ns = disk.synced_write(now, nbytes, grows=True)
+        else:
+            end_ns = disk.write(now, nbytes)
+        await Timer(self._loop, end_ns - now)
+
     async def has_read(self, nbytes: int) -> None:
         disk = self._disk
         now, half_ns = self._now(), disk.handoff_ns >> 1
@@ -239,10 +252,12 @@ class SimFiles:
         if inode.size < preallocate:
             if failure := self.write_failure(name, preallocate - inode.size):
                 raise StorageError(failure)
+            missing = preallocate - inode.size
             inode.resize(preallocate)
             if prewrite:
                 changes = inode.changes()
-                await self.written(0, sync=True, grows=True)
+                for at in range(0, missing, _PREWRITE_BYTES):
+                    await self._prewritten(min(_PREWRITE_BYTES, missing - at))
                 if failure := self.sync_failure(name):
                     raise StorageError(failure)
                 inode.settle(changes)

@@ -67,7 +67,7 @@ def test_our_command_line_says_the_whole_cell(text: str) -> None:
 
     (cell,) = versus.parse_cells(text)
     plan = Plan(seconds=0.25, warmup_seconds=0.5, seed=9, sync="none")
-    words = versus.our_words(cell, plan, Path("somewhere"))
+    words = versus.our_words(cell, plan, ["--data-dir", "somewhere"])
     assert words[1:4] == ["-m", "rafttoy", "bench"]
     ctx = command.make_context("bench", words[4:], parent=click.Context(click.Group()))
     with ctx:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rafttoy import experiment
@@ -63,6 +64,28 @@ def test_cores_are_those_that_peers_are_pinned_to(scratch: Path) -> None:
     assert row.manifest["flags"] == {"cpus": str(cpu)}
     total_us = row.cpu_us_per_op["total"] * row.ops
     assert row.utilisation["cores"] == pytest.approx(min(1.0, total_us / 1e6 / row.seconds), abs=0.01)
+
+
+def test_a_peer_that_polls_is_always_awake_and_its_empty_turns_are_no_work(group: Run, started: Started) -> None:
+    looks: list[dict[int, float]] = []
+
+    def look() -> None:
+        looks.append({peer: cpu_seconds(pid) for peer, pid in started.peers().items()})
+
+    group.when(0.2, look)
+    group.when(0.8, look)
+    plan = msgspec.structs.replace(QUICK, seconds=1.5, verify=True, busy_poll=True)
+    (measured,) = group.run(cell_of(wal="file", conc=0, rate=50.0), plan)
+    assert measured.verified
+    for id, report in measured.reports.items():
+        awake = looks[1][id] - looks[0][id]
+        assert awake > 0.2, "of 0.9 s, on a core that may be shared"
+        assert report.total_ns / 1e9 < awake, "50 proposals a second are hardly any work"
+
+
+def cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_profile_is_of_the_leaders_loop_in_the_measured_time(scratch: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
