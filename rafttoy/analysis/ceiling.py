@@ -222,14 +222,15 @@ class _Round:
             return
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames)
         store = beside = 0.0
-        factor = interpolated(disk.at, disk.times, self._frames)
+        synced = self._frames + (self._pairs if self._combined else 0)  # of a combined store, what was applied as well
+        factor = interpolated(disk.at, disk.times, synced)
         if self._wal not in ("file", "etcd"):
             kind = self._combined or self._cell.wal
             store = self._kv(kind, 2, self._frames)
             beside = self._model.software.kv[kind].background_byte_ns * self._frames
             factor *= self._model.software.kv[kind].sync_factor
-        self._save_cpu = store + beside + disk.cpu_us * 1e3 + disk.cpu_byte_ns * self._frames
-        self._excess = max(0.0, self._frames - 4096)
+        self._save_cpu = store + beside + disk.cpu_us * 1e3 + disk.cpu_byte_ns * synced
+        self._excess = max(0.0, synced - 4096)
         self._device = self._excess * disk.byte_ns
         grows = disk.grow_us * 1e3 if self._wal == "etcd" else 0.0
         fixed = disk.handoff_us * 1e3 + store + self._device + grows

@@ -211,11 +211,11 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
     script = f"""
 import pathlib, subprocess
 made = pathlib.Path({str(made)!r})
-made.touch()
 try:
+    made.touch()
     subprocess.run(["sh", "-c", "trap '' INT; exec sleep 600 > {held}"])
 finally:
-    made.unlink()
+    made.unlink(missing_ok=True)
 """
     reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
     try:
