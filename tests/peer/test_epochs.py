@@ -20,6 +20,9 @@ from tests.pipeline.group import MODEL, cell_of, complete
 PLAN = Plan(proposals=100, warmup_seconds=0.0, verify=True)
 CELL = cell_of(("split", "file", "mem"))
 MS = 1_000_000
+OPENED = 600 * MS
+"""By then a new log's first segments are filled, and the first run is under way."""
+
 FIRST = Epoch(1, 1)
 
 
@@ -86,7 +89,7 @@ def test_a_newer_run_elsewhere_ends_this_one() -> None:
     plan = msgspec.structs.replace(PLAN, proposals=0, seconds=5.0)
 
     async def later() -> None:
-        await group.members[1].ports.clock.sleep_ns(300 * MS)
+        await group.members[1].ports.clock.sleep_ns(OPENED + 300 * MS)
         assert (await run_cell(group.members[1], CELL, PLAN, Epoch(1, 2), content=True)).verified
 
     group.members[1].ports.tasks.spawn(later(), "another run")
@@ -119,7 +122,7 @@ def test_a_run_that_another_one_overtakes_while_it_waits_says_so() -> None:
     world.network.cut.update({(1, 3), (3, 1)})  # so it waits
 
     async def later() -> None:
-        await members[1].ports.clock.sleep_ns(300 * MS)
+        await members[1].ports.clock.sleep_ns(OPENED + 300 * MS)
         world.network.cut.clear()
         assert (await run_cell(members[1], CELL, PLAN, Epoch(1, 2), content=True)).verified
 
@@ -159,7 +162,7 @@ def test_a_run_that_is_stopped_hands_over_what_it_has() -> None:
     plan = msgspec.structs.replace(PLAN, proposals=0, seconds=60.0)
     m = complete(
         group.world,
-        run_cell(group.members[0], CELL, plan, Epoch(1, 1), content=True, stop=lambda: clock.now_ns() > 500 * MS),
+        run_cell(group.members[0], CELL, plan, Epoch(1, 1), content=True, stop=lambda: clock.now_ns() > OPENED + 500 * MS),
     )
     assert m.partial
     assert m.ops > 0
