@@ -210,6 +210,9 @@ def run_ours(cell: Cell, plan: Plan, more: Sequence[str], timeout_s: float) -> t
     result = msgspec.json.decode(run_command(our_words(cell, plan, more), timeout_s, environment))
     for warning in result["warnings"]:
         note(f"{cell}: {warning}")
+    promised = {"sync": plan.sync, "bytes": cell.bytes, "nodes": cell.nodes} | ({"wal": cell.wal} if cell.storage == "split" else {})
+    if changed := [name for name, value in promised.items() if result[name] != value]:
+        raise ConfigError(f"--flags: {', '.join(changed)} is what is compared: say it with --cell or --sync")
     if result["partial"] or not result["ops"]:
         raise RunError(f"{cell}: our run was cut short or acknowledged nothing")
     latency = result["latency_us"]

@@ -465,3 +465,10 @@ def test_the_example_of_the_documentation_is_well_formed() -> None:
         assert (len(cells) > 1) is several
         assert bool(cells[0].rate) is not several
         assert versus.durable(cells[0], ctx.params["sync"]) is durable is (ctx.params["other_durable"] == "yes")
+
+
+@pytest.mark.real
+def test_more_flags_do_not_change_what_is_compared() -> None:
+    (cell,) = versus.parse_cells("pipeline=basic wal=mem engine=mem transport=mem conc=4")
+    with pytest.raises(ConfigError, match="--flags: bytes is what is compared"):
+        versus.run_ours(cell, Plan(seconds=0.1, warmup_seconds=0.0), ["--bytes", "16"], 60.0)
