@@ -224,7 +224,7 @@ def latency_s(cell: Cell, model: Model, rate: float) -> float:
         alone = run_sim(cell, Plan(proposals=60), model)
         return alone.seconds / alone.ops
     arrivals = msgspec.structs.replace(cell, conc=0, rate=rate)
-    plan = Plan(seconds=(500 + 2 * cell.conc) / rate, warmup_seconds=(100 + cell.conc) / rate)
+    plan = Plan(seconds=(500 + 2 * cell.conc) / rate, warmup_seconds=(100 + cell.conc) / rate, tick_seconds=0.0)
     return run_sim(arrivals, plan, model).latency.mean / 1e9
 
 

@@ -44,7 +44,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in the first `warmup_seconds` (or the first tenth of `proposals`) does not count.
 
     `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`).
-    With `busy_poll` real peers look for work all the time instead of sleeping until there is some."""
+    With `busy_poll` real peers look for work all the time instead of sleeping until there is some. Arrivals of an open loop are released
+    every `tick_seconds` at least; finer timers than the default event loops do not have."""
 
     seconds: float = 2.0
     proposals: int = 0
@@ -57,3 +58,4 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_inflight: int = 0
     max_message_bytes: int = 0
     busy_poll: bool = False
+    tick_seconds: float = 0.001

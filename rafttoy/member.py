@@ -431,7 +431,7 @@ class Member:
 
     def _counters(self) -> dict[str, int]:
         storage = self.storage.counters() if self.storage is not None else {}
-        return {**storage, **self.ports.links.counters(), **self.ports.files.counters()}
+        return {**storage, **self.ports.links.counters(), **self.ports.files.counters(), **self.ports.kv.counters()}
 
     async def report(self, *, digests: bool, samples: bool) -> PeerReport:
         loop_ns, total_ns = self.ports.cpu.usage()

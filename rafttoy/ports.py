@@ -19,6 +19,7 @@ from rafttoy.observe import StageRecord
 T = TypeVar("T")
 
 __all__ = [
+    "KV_BUFFER_BYTES",
     "KV_INLINE_BYTES",
     "Buffer",
     "Clock",
@@ -207,6 +208,9 @@ class Files(Protocol):
 # --- key-value stores --------------------------------------------------------------------------------------------------------
 
 
+KV_BUFFER_BYTES = 64 << 20
+"""What a durable store takes in before it writes it out as a table, on a thread of its own (a memtable's size)."""
+
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""
 
@@ -248,6 +252,9 @@ class KvStores(Protocol):
 
     async def destroy(self, kind: str, name: str) -> None:
         """Removes a closed store and all it holds; fine if there is none."""
+
+    def counters(self) -> dict[str, int]:
+        """`kv_buffers`: how often a durable store has taken in `KV_BUFFER_BYTES`, which it then flushes."""
 
 
 # --- links -------------------------------------------------------------------------------------------------------------------

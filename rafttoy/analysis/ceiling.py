@@ -185,7 +185,7 @@ class _Round:
 
     def without_storage(self) -> WithoutStorage:
         link = self._link
-        receive = self._stage("receive", 1, _HEADER_BYTES) + self._packets(1, _HEADER_BYTES, link.receive)
+        receive = self._stage("receive", 1, _HEADER_BYTES) + self._packets(1, _HEADER_BYTES, link.receive) + link.wake_us * 1e3
         send, transmit = self._send / max(1, self._followers), self._frames * link.byte_ns
         latency = quorum_latency_ns(send, 2 * link.delay_us * 1e3, 0.0, receive, transmit)
         return WithoutStorage(paxos_ceiling(self._cell.nodes, receive, send, transmit), latency / 1e3)
@@ -220,7 +220,7 @@ class _Round:
         self._sync = self._follower_sync = self._quorum_sync = self._all_sync = self._wal_delay
         if self._wal == "mem":
             return
-        self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames)
+        self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + disk.loop_us * 1e3
         store = beside = 0.0
         synced = self._frames + (self._pairs if self._combined else 0)  # of a combined store, what was applied as well
         factor = interpolated(disk.at, disk.times, synced)
@@ -259,14 +259,15 @@ class _Round:
         self._send = (
             (self._stage("send", followers * (1 + self.batch), sent) + self._packets(followers, sent, link.send)) if followers else 0.0
         )
-        answers = self._stage("receive", followers, followers * _HEADER_BYTES) + self._packets(followers, 0, link.receive)
+        wake = link.wake_us * 1e3
+        answers = self._stage("receive", followers, followers * _HEADER_BYTES) + self._packets(followers, 0, link.receive) + wake
         self._answers = answers if followers else 0.0
         needed = self._quorum - 1
-        self._first_answers = self._stage("receive", needed, needed * _HEADER_BYTES) + self._packets(needed, 0, link.receive)
+        self._first_answers = self._stage("receive", needed, needed * _HEADER_BYTES) + self._packets(needed, 0, link.receive) + wake
         self._leader = self._propose + self._ready + advance + self._encode + self._send + self._answers + self._apply_loop + self._ack
         self._advance = advance
         self._take = (
-            self._stage("receive", 1 + self.batch, sent / followers) + self._packets(1, sent / followers, link.receive)
+            self._stage("receive", 1 + self.batch, sent / followers) + self._packets(1, sent / followers, link.receive) + wake
             if followers
             else 0.0
         )
@@ -344,7 +345,7 @@ def _cost(cost: Linear, entries: float, nbytes: float) -> float:
 
 def _sync(disk: Disk, k: int, n: int) -> float:
     """Mean of the k-th fastest of n syncs."""
-    return order_statistic([percent / 100 for percent in disk.percents()], [us * 1e3 for us in disk.sync_us], k, n)
+    return order_statistic([percent / 100 for percent in disk.percents()], [us * 1e3 for us in disk.spread_us()], k, n)
 
 
 def _crowding(disk: Disk, together: int) -> float:

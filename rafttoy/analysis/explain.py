@@ -15,7 +15,7 @@ from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress, Result, run_grid
 from rafttoy.pipeline import PIPELINES
-from rafttoy.sim.model import Model
+from rafttoy.sim.model import Linear, Model
 from rafttoy.storage import ENGINES, STORAGES, WALS, is_durable
 from rafttoy.worlds import TRANSPORTS
 
@@ -142,8 +142,8 @@ def _cost_changes(cell: Cell, model: Model, base: Result) -> Iterator[tuple[str,
         yield "half the delay between peers", [f"{path}.delay_us=x0.5"]
     if link.byte_ns:
         yield "a network of twice the bandwidth", [f"{path}.byte_ns=x0.5"]
-    if any(part != type(part)() for part in (link.send, link.receive, link.background)):
-        yield "a transport at half the CPU time", [f"{path}.{part}=x0.5" for part in ("send", "receive", "background")]
+    if any(part != type(part)() for part in (link.send, link.receive, link.background, Linear(link.wake_us))):
+        yield "a transport at half the CPU time", [f"{path}.{part}=x0.5" for part in ("send", "receive", "background", "wake_us")]
     yield "twice the cores", ["cores=x2"]
     if model.hardware.hosts == "one" and cell.transport != "mem" and cell.nodes > 1:
         yield "a host for each peer", ["hosts=each"]
@@ -196,7 +196,13 @@ def _alternatives(cell: Cell, model: Model) -> Iterator[tuple[str, Cell]]:
 def _freedoms(cell: Cell, binding: str) -> list[tuple[str, list[str]]]:
     """(what, settings) that take a binding resource out of the way; for `latency`, each thing that is waited for."""
     path = f"links.{cell.transport}"
-    loops = ["stages=x0", f"{path}.send=x0", f"{path}.receive=x0", *(f"kv.{kind}.write=x0" for kind in dict.fromkeys(_stores(cell)))]
+    loops = [
+        "stages=x0",
+        f"{path}.send=x0",
+        f"{path}.receive=x0",
+        f"{path}.wake_us=0",
+        *(f"kv.{kind}.write=x0" for kind in dict.fromkeys(_stores(cell))),
+    ]
     frees = {
         "disk": ("a disk at no cost", ["disk=x0"]),
         "cores": ("cores without number", ["cores=100000"]),

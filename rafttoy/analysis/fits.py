@@ -11,11 +11,23 @@ import msgspec
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.observe import BESIDE_LOOP
+from rafttoy.ports import KV_BUFFER_BYTES
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Calibrated, Linear, Link, Model
+from rafttoy.sim.model import Calibrated, Disk, Kv, Linear, Link, Model
 from rafttoy.worlds import run_sim
 
-__all__ = ["Fit", "fits_of", "loop_beside_stages", "packets_ns", "put_bytes", "typical", "with_calibrated"]
+__all__ = [
+    "Fit",
+    "beside_ns",
+    "fits_of",
+    "flushed_bytes",
+    "handoffs",
+    "loop_beside_stages",
+    "put_bytes",
+    "turns",
+    "typical",
+    "with_calibrated",
+]
 
 Part = Literal["disk", "links", "stages", "kv"]
 Training = Sequence[tuple[Cell, Measurement]]
@@ -106,8 +118,8 @@ def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, f
     link, counters = model.hardware.links[transport], report.counters
     sent, received = counters.get("packets_sent", 0), counters.get("packets_received", 0)
     nbytes = counters.get("bytes_sent", 0) + counters.get("bytes_received", 0)
-    compactions_ns = sum(store.background_byte_ns * put_bytes(kind, report) for kind, store in model.software.kv.items())
-    predicted = packets_ns(link, report) + _packets_ns(link.background, sent + received, nbytes) + compactions_ns
+    compactions_ns = sum(store.background_byte_ns * flushed_bytes(kind, store, report) for kind, store in model.software.kv.items())
+    predicted = beside_ns(link, model.hardware.disk, report) + _packets_ns(link.background, sent + received, nbytes) + compactions_ns
     staged = sum(stage.cpu_ns for stage in report.stages.values())
     return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
 
@@ -117,11 +129,30 @@ def loop_beside_stages(report: PeerReport) -> float:
     return max(0.0, report.loop_ns - sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(BESIDE_LOOP)))
 
 
-def packets_ns(link: Link, report: PeerReport) -> float:
-    """What its packets cost the loop of a peer, by the model."""
+def turns(report: PeerReport) -> int:
+    """How often a packet woke a peer's loop, at most: what came meanwhile was received with it."""
+    stage = report.stages.get("receive")
+    return stage.count if stage is not None else 0
+
+
+def handoffs(report: PeerReport) -> int:
+    """To threads of a peer's own: those of its log, and those of its stores."""
+    threads = sum(stage.count for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
+    return threads + (report.counters.get("wal_syncs", 0) if report.counters.get("disk_cpu_ns", 0) else 0)
+
+
+def beside_ns(link: Link, disk: Disk, report: PeerReport) -> float:
+    """What packets, wake-ups and hand-offs cost the loop of a peer, by the model."""
     counters = report.counters
+    waiting = 1e3 * (link.wake_us * turns(report) + disk.loop_us * handoffs(report))
     sent = _packets_ns(link.send, counters.get("packets_sent", 0), counters.get("bytes_sent", 0))
-    return sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
+    return waiting + sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
+
+
+def flushed_bytes(kind: str, store: Kv, report: PeerReport) -> int:
+    """What a peer's store of that kind wrote out of what was put: whole buffers, or all if it flushes as it goes."""
+    put = put_bytes(kind, report)
+    return min(1, put) * KV_BUFFER_BYTES * report.counters.get("kv_buffers", 0) if store.flush_bytes else put
 
 
 def put_bytes(kind: str, report: PeerReport) -> int:
@@ -134,12 +165,12 @@ def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:
 
 
 def _saves(model: Model, training: Training) -> Iterable[tuple[float, float]]:
-    """(predicted, measured) mean time of a save of the leader, of each training cell that waits for a disk."""
+    """(predicted, measured) median time of a save of the leader, of each training cell that waits for a disk."""
     for cell, measured in training:
         leader = next(iter(measured.reports.values()))
         if leader.counters.get("wal_syncs", 0):
             predicted = run_sim(cell, Plan(proposals=_CHECKED_ROUNDS * cell.conc), model)
-            times = [m.reports[leader.id].metrics["append_latency_us"]["mean"] for m in (predicted, measured)]
+            times = [m.reports[leader.id].metrics["append_latency_us"]["p50"] for m in (predicted, measured)]
             yield times[0], times[1]
 
 

@@ -146,7 +146,7 @@ def outside(model: Model, cell: Cell) -> list[str]:
 _COMMENTS = {
     "hardware": "What the machine costs.",
     "hardware.disk": "sync_us: quantiles of a 4 KiB synced write, alone, at sync_percent. concurrency: factor with 1, 2, 3 … at once.",
-    "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop. background: core time beside the loops, each side.",
+    "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop; wake_us: of one asleep. background: core time beside.",
     "calibrated": "What the training cells had, from the smallest to the largest; error_pct: standard errors of the fits.",
     "software": "What the code costs: fixed_us + entry_us * entries + byte_ns * bytes / 1000, in microseconds, an execution.",
 }
@@ -165,7 +165,7 @@ def dump_model(model: Model) -> str:
 def _fill(table: Any, content: dict[str, Any], path: str) -> None:
     """Plain values first, small tables in line, larger ones under headings of their own."""
     for key, value in content.items():
-        if not isinstance(value, dict) and (value or key not in _CURVE):
+        if not isinstance(value, dict) and value is not None and (value or key not in _CURVE):
             table[key] = value
     for key, value in content.items():
         if not isinstance(value, dict) or (key == "storages" and not value):

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,14 +22,16 @@ import numpy as np
 from rafttoy.errors import StorageError
 from rafttoy.real.files import DiskThread
 from rafttoy.real.node import start_loop
-from rafttoy.sim.model import Disk
+from rafttoy.sim.model import Disk, Interruptions
 
-__all__ = ["probe_disk"]
+__all__ = ["look_at_clock", "probe_disk", "probe_interruptions"]
 
 _BLOCK = 4096
 _FILE_BYTES = 8 << 20
 _LARGE_BYTES = (64 << 10, 512 << 10)
 _PERCENT = [*range(0, 100, 5), 97.5, 99, 99.5, 99.9, 100]
+_STOP_US = 100
+_FEWEST_STOPS = 5
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
@@ -62,6 +66,33 @@ def probe_disk(directory: Path | None, seconds: float = 3.0) -> Disk:
         concurrency=[round(factor, 3) for factor in factors],
         cpu_us=round(cpu_ns / 1e3, 1),
     )
+
+
+def probe_interruptions(count: int, seconds: float = 1.5) -> Interruptions | None:
+    """Of `count` cores that are all busy for so long, by processes that do nothing but look at the clock: what stops each of them for
+    `_STOP_US` or more (short ones are part of what work costs). None if there was nothing."""
+    code = f"from rafttoy.analysis.probe import look_at_clock; look_at_clock({seconds})"
+    children = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    stops = sorted(float(us) for child in children for us in child.communicate()[0].split())
+    if len(stops) < _FEWEST_STOPS:
+        return None
+    return Interruptions(
+        per_s=round(len(stops) / seconds / count, 2), us=[round(us, 1) for us in np.percentile(stops, range(0, 101, 10)).tolist()]
+    )
+
+
+def look_at_clock(seconds: float) -> None:
+    """Prints every gap of `_STOP_US` or more, in µs."""
+    now_ns = time.perf_counter_ns
+    stops = []
+    last = now_ns()
+    until = last + int(seconds * 1e9)
+    while last < until:
+        now = now_ns()
+        if now - last >= 1000 * _STOP_US:
+            stops.append((now - last) / 1e3)
+        last = now
+    sys.stdout.write(" ".join(map(str, stops)))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,22 @@ from rafttoy.sim.model import Model, parse_model
 
 __all__ = ["apply_settings", "change", "scaled"]
 
-_NO_COSTS = ("sync_percent", "concurrency", "hosts", "sync_factor", "cores", "at", "times", "packets", "sync_at", "sync_times")
+_NO_COSTS = (
+    "sync_percent",
+    "concurrency",
+    "hosts",
+    "sync_factor",
+    "cores",
+    "at",
+    "times",
+    "beside",
+    "sync_at",
+    "sync_times",
+    "spread",
+    "sync_spread",
+    "flush_bytes",
+    "interruptions",
+)
 """Scaling the table that they are in leaves them alone."""
 
 

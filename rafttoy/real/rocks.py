@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import rocksdict
 
-__all__ = ["RocksDb"]
+from rafttoy.ports import KV_BUFFER_BYTES
 
-_WRITE_BUFFER_BYTES = 64 << 20
+__all__ = ["RocksDb"]
 
 
 class _Operations(Protocol):
@@ -23,7 +23,7 @@ class RocksDb:
     def __init__(self, path: str) -> None:
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
-        options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+        options.set_write_buffer_size(KV_BUFFER_BYTES)
         options.set_recycle_log_file_num(2)
         self._db: Any = rocksdict.Rdict(path, options)
         unsynced = rocksdict.WriteOptions()

@@ -30,7 +30,7 @@ class SimDisk:
         self._host = host
         self._rng = rng
         self._shares = [percent / 100.0 for percent in costs.percents()]
-        self._table_ns = [us * 1000.0 for us in costs.sync_us]
+        self._table_ns = [us * 1000.0 for us in costs.spread_us()]
         self._draws: list[float] = []
         self._byte_ns = costs.byte_ns
         self._write_ns = int(costs.write_us * 1000)
@@ -41,6 +41,7 @@ class SimDisk:
         self._cpu_ns = int(costs.cpu_us * 1000)
         self._cpu_byte_ns = costs.cpu_byte_ns
         self.handoff_ns = int(costs.handoff_us * 1000)
+        self.loop_ns = int(costs.loop_us * 1000)
         self._transfer_free_ns = 0
         self._ends_ns: list[int] = []  # a heap: when the syncs at the device end
         self._busy_until_ns = 0

@@ -193,6 +193,9 @@ class SimFiles:
 
     async def _outcome(self, event: simpy.Event, call: _Call) -> None:
         await Until(self._loop, event)
+        if call.sync and self._disk.loop_ns:
+            self._loop.charge(self._disk.loop_ns)
+            await Timer(self._loop, 0)
         if call.failure is not None:
             raise StorageError(call.failure)
 

@@ -12,7 +12,7 @@ import simpy
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
+from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv
@@ -22,6 +22,11 @@ from rafttoy.sim.store import Choice, SimStore
 __all__ = ["SimKvStores"]
 
 _PENDING_MAX = 4096  # batches that a crash may lose; older ones, the system has written in its own time
+
+_PIECE_BYTES = 1 << 20  # of a table that is written in the background
+
+_YIELDING_NS = 150_000
+"""What a thread that never sleeps gets at a time where others wake up: the kernel lets those go first, who slept."""
 
 Pairs = Iterable[tuple[bytes, bytes]]
 Operations = list[tuple[bytes, bytes | None]]
@@ -116,6 +121,10 @@ class _Store:
         self._in_line = 0  # writes on the thread or before it
         self._unsynced_bytes = 0  # in the store's log since its last sync
         self._last: simpy.Process | None = None  # the newest write of the thread
+        self._taken = 0  # bytes since a buffer of the real store would have been full
+        self._buffered = 0  # bytes since the last flush began
+        self._flush: simpy.Process | None = None  # the newest one
+        self._full: simpy.Process | None = None  # the flush that writes wait for
         self._failure: str | None = None
         self._inline = stores.cpu.stage(f"kv.{kind}").record
         self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
@@ -143,18 +152,32 @@ class _Store:
                 failure = self._sync_failure()
         work = None
         nbytes = batch.nbytes
-        if self._costs.background_byte_ns:
-            stores.beside(int(nbytes * self._costs.background_byte_ns))
+        self._buffer(nbytes)
         if not self._volatile:  # a sync is of all that the store's log holds, whoever wrote it (cockroach#38322)
             self._unsynced_bytes += nbytes
             if sync:
                 nbytes, self._unsynced_bytes = self._unsynced_bytes, 0
         if threaded:
             self._in_line += 1
-            work = self._last = stores.on_thread(self._last, cost_ns, nbytes, self._costs, sync=sync)
+            work = self._last = stores.on_thread((self._last, self._full), cost_ns, nbytes, self._costs, sync=sync)
         else:
             stores.loop.charge(cost_ns)
         return self._ended(work, failure, content.batches(), sync=sync)
+
+    def _buffer(self, nbytes: int) -> None:
+        """Has flushes and compactions done that these bytes make necessary."""
+        costs, stores = self._costs, self._stores
+        if not self._volatile:
+            self._taken += nbytes
+            if self._taken >= KV_BUFFER_BYTES:
+                self._taken = 0
+                stores.buffers += 1
+        self._buffered += nbytes
+        if costs.background_byte_ns and self._buffered >= costs.flush_bytes:
+            if costs.flush_bytes:
+                self._full = self._flush  # it takes in no more until the last flush has ended
+            self._flush = stores.beside(int(self._buffered * costs.background_byte_ns), self._buffered)
+            self._buffered = 0
 
     async def _ended(self, work: simpy.Process | None, failure: str | None, written: int, *, sync: bool) -> None:
         stores, loop = self._stores, self._stores.loop
@@ -162,6 +185,9 @@ class _Store:
             if work is not None:
                 await Until(loop, work)
             await Timer(loop, stores.half_ns if work is not None else 0)
+            if work is not None and stores.loop_ns:
+                loop.charge(stores.loop_ns)
+                await Timer(loop, 0)
         finally:
             self._in_line -= work is not None
         if failure is not None:
@@ -225,42 +251,54 @@ class SimKvStores:
         self._store = store if store is not None else SimStore()
         self._durable = sync != "none"
         self.half_ns = disk.handoff_ns >> 1
+        self.loop_ns = disk.loop_ns
+        self.buffers = 0
         self.on_call: Callable[[], None] | None = None
         """As `SimFiles.on_call`."""
+
+    def counters(self) -> dict[str, int]:
+        return {"kv_buffers": self.buffers}
 
     def called(self) -> None:
         if self.on_call is not None:
             self.on_call()
 
-    def on_thread(self, before: simpy.Process | None, cost_ns: int, nbytes: int, costs: Kv, *, sync: bool) -> simpy.Process:
-        """A write on the store's own thread, behind `before`; with `sync`, that of the store's log is part of it."""
+    def on_thread(self, before: tuple[simpy.Process | None, ...], cost_ns: int, nbytes: int, costs: Kv, *, sync: bool) -> simpy.Process:
+        """A write on the store's own thread, behind all of `before`; with `sync`, that of the store's log is part of it."""
         self.loop.background_ns += cost_ns
         if sync and self._durable:
             self.loop.background_ns += self._disk.cpu_ns(nbytes)
         stall_ns = 0 if sync else int(costs.stall_byte_ns * nbytes)
         return self.loop.env.process(self._work(before, cost_ns, stall_ns, nbytes, costs.sync_factor if sync else None))
 
-    def beside(self, cost_ns: int) -> None:
-        """Core time of threads that nobody waits for."""
+    def beside(self, cost_ns: int, nbytes: int) -> simpy.Process:
+        """Core time of threads of the store's own, which write so much to the device as they go."""
         self.loop.background_ns += cost_ns
-        self.loop.env.process(self._in_slices(cost_ns))
+        return self.loop.env.process(self._tables(cost_ns, nbytes))
 
-    def _in_slices(self, cost_ns: int) -> Generator[simpy.Event, Any, None]:
+    def _tables(self, cost_ns: int, nbytes: int) -> Generator[simpy.Event, Any, None]:
+        pieces = max(1, nbytes // _PIECE_BYTES)
+        for _ in range(pieces):
+            yield from self._in_slices(cost_ns // pieces, _YIELDING_NS)
+            self._disk.write(int(self.loop.env.now), nbytes // pieces)
+
+    def _in_slices(self, cost_ns: int, longest_ns: int = SLICE_NS) -> Generator[simpy.Event, Any, None]:
         loop, env = self.loop, self.loop.env
         while cost_ns > 0:
-            slice_ns = min(cost_ns, SLICE_NS)
+            slice_ns = min(cost_ns, longest_ns)
             cost_ns -= slice_ns
             yield env.timeout(loop.host.reserve(int(env.now), slice_ns) - env.now)
 
     def _work(
-        self, before: simpy.Process | None, cost_ns: int, stall_ns: int, nbytes: int, sync_factor: float | None
+        self, before: tuple[simpy.Process | None, ...], cost_ns: int, stall_ns: int, nbytes: int, sync_factor: float | None
     ) -> Generator[simpy.Event, Any, None]:
         disk, loop, env = self._disk, self.loop, self.loop.env
         if (wait_ns := loop.free_at_ns - env.now) > 0:
             yield env.timeout(wait_ns)
         yield env.timeout(self.half_ns)
-        if before is not None and before.is_alive:
-            yield before
+        for other in before:
+            if other is not None and other.is_alive:
+                yield other
         yield from self._in_slices(cost_ns)
         now = int(env.now)
         if sync_factor is None:

@@ -101,6 +101,9 @@ class SimStream:
         background_ns = costs.background.cost_ns(1, packet.size)
         if background_ns:
             receiver.loop.charge_background(background_ns)
-        receiver.loop.charge(costs.receive.cost_ns(1, packet.size))
+        work_ns = costs.receive.cost_ns(1, packet.size)
+        if receiver.loop.free_at_ns <= receiver.loop.env.now:
+            work_ns += int(costs.wake_us * 1000)
+        receiver.loop.charge(work_ns)
         receiver.count.received(packet.size)
         receiver.on_packet(packet)

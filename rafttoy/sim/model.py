@@ -14,10 +14,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
 from rafttoy.errors import ConfigError, unknown
 
-__all__ = ["Calibrated", "Disk", "Hardware", "Kv", "Linear", "Link", "Meta", "Model", "Software", "load_model", "parse_model"]
+__all__ = [
+    "Calibrated",
+    "Disk",
+    "Hardware",
+    "Interruptions",
+    "Kv",
+    "Linear",
+    "Link",
+    "Meta",
+    "Model",
+    "Software",
+    "load_model",
+    "parse_model",
+]
 
 Cost = Annotated[float, msgspec.Meta(ge=0, le=5e6)]
 """In µs, at most five seconds. More is a wrong unit."""
@@ -87,9 +101,12 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_us            a read
     concurrency        factor on the sync with 1, 2, 3 … at once (the last one holds for more)
     handoff_us         from the loop to the disk thread and back
+    loop_us            what the hand-off to a disk thread costs the loop: to hear of the end, and to go on there
     cpu_us             core time of a synced write, off the loop
     cpu_byte_ns        what each of its bytes adds to that
     at, times          factor on the sync by the bytes that are written: how it is under the load that comes with so many
+    spread             how much wider than `sync_us` the distribution is under load: each quantile is its distance from the median to
+                       this power (2: one of twice the median takes four times as long)
     """
 
     sync_us: Annotated[list[Cost], msgspec.Meta(min_length=2)]
@@ -104,6 +121,8 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_byte_ns: ByteCost = 0.0
     at: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
     times: tuple[Factor, ...] = ()
+    spread: Annotated[float, msgspec.Meta(ge=0.1, le=5)] = 1.0
+    loop_us: Cost = 0.0
 
     def __post_init__(self) -> None:
         _check_curve(self.at, self.times)
@@ -120,6 +139,13 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         last = len(self.sync_us) - 1
         return self.sync_percent or [100.0 * i / last for i in range(last + 1)]
 
+    def spread_us(self) -> list[float]:
+        """`sync_us`, as wide as `spread` makes it; but what is beyond the slowest that was seen stays rare."""
+        median = float(np.interp(50.0, self.percents(), self.sync_us))
+        if self.spread == 1.0 or not median:
+            return self.sync_us
+        return [min(self.sync_us[-1], median * (us / median) ** self.spread) for us in self.sync_us]
+
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One transport between two peers.
@@ -127,6 +153,8 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay_us               one way, of a small packet, beyond the loops' own work
     byte_ns                what each byte adds on the wire
     send / receive         work on the sender's and the receiver's loop, a packet
+    wake_us                work of a loop that a packet finds asleep; one that is awake takes it along (leaders get two packets a round and
+                           followers one, and yet the loops of both spend as much on them)
     background             core time off both loops (transport threads, kernel), a packet, on each side
     """
 
@@ -134,19 +162,35 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     byte_ns: ByteCost = 0.0
     send: Linear = Linear()
     receive: Linear = Linear()
+    wake_us: Cost = 0.0
     background: Linear = Linear()
 
 
 class Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key-value store: `write` is the work of one batch; a sync adds a disk sync, scaled by `sync_factor`. A batch that is written on the
     store's own thread waits for `stall_byte_ns` a byte besides: for flushes and compactions, in the mean. Those have threads of their own,
-    whose core time is `background_byte_ns` a byte that is put (proposals of 4 KiB: half of all core time of a group on LevelDB)."""
+    whose core time is `background_byte_ns` a byte that is put (proposals of 4 KiB: half of all core time of a group on LevelDB): all at
+    once whenever `flush_bytes` were put, during which the store takes in as much again, and no more (with 1,024 clients a group on
+    LevelDB took 92,000/s in a run of a second and a half, which sees no flush, 65,000 in one of three); 0 is as it comes."""
 
     write: Linear
     read: Linear = Linear(fixed_us=5.0)
     stall_byte_ns: ByteCost = 0.0
     background_byte_ns: ByteCost = 0.0
+    flush_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     sync_factor: Factor = 1.0
+
+
+class Interruptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a core that has work, by the hypervisor and by interrupts: how many a second, and quantiles of how long they last, evenly
+    spaced."""
+
+    per_s: Annotated[float, msgspec.Meta(gt=0, le=1e4)]
+    us: Annotated[list[Cost], msgspec.Meta(min_length=2)]
+
+    def __post_init__(self) -> None:
+        if self.us != sorted(self.us):
+            raise ValueError("us ascends, as quantiles do")
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,17 +200,19 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk: Disk
     links: dict[str, Link]
     hosts: Literal["one", "each"] = "one"
+    interruptions: Interruptions | None = None
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What differs with one storage from what holds for all: stages by name, stores by kind, a factor on a packet's work, and the curve of
-    the disk (`Disk.at`, `Disk.times`)."""
+    """What differs with one storage from what holds for all: stages by name, stores by kind, a factor on what loops do beside their stages
+    (packets, wake-ups, hand-offs), and of the disk its curve (`Disk.at`, `Disk.times`) and a factor on `Disk.spread`."""
 
     stages: dict[str, Linear] = msgspec.field(default_factory=dict)
     kv: dict[str, Kv] = msgspec.field(default_factory=dict)
-    packets: Factor = 1.0
+    beside: Factor = 1.0
     sync_at: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
     sync_times: tuple[Factor, ...] = ()
+    sync_spread: Annotated[float, msgspec.Meta(ge=0.1, le=5)] = 1.0
 
 
 class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -224,9 +270,10 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         own = self.software.storages.get(storage)
         if own is None:
             return self
-        links = {name: _packets(link, own.packets) for name, link in self.hardware.links.items()}
+        links = {name: _beside(link, own.beside) for name, link in self.hardware.links.items()}
         software = Software({**self.software.stages, **own.stages}, {**self.software.kv, **own.kv})
         disk = self.hardware.disk
+        disk = msgspec.structs.replace(disk, spread=disk.spread * own.sync_spread, loop_us=disk.loop_us * own.beside)
         if own.sync_at:
             disk = msgspec.structs.replace(disk, at=own.sync_at, times=own.sync_times)
         return msgspec.structs.replace(self, hardware=msgspec.structs.replace(self.hardware, links=links, disk=disk), software=software)
@@ -272,8 +319,10 @@ def _with_name(message: str, document: dict[str, Any]) -> str:
     return message
 
 
-def _packets(link: Link, factor: float) -> Link:
-    return msgspec.structs.replace(link, send=_times(link.send, factor), receive=_times(link.receive, factor))
+def _beside(link: Link, factor: float) -> Link:
+    return msgspec.structs.replace(
+        link, send=_times(link.send, factor), receive=_times(link.receive, factor), wake_us=link.wake_us * factor
+    )
 
 
 def _times(cost: Linear, factor: float) -> Linear:

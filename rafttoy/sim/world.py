@@ -17,7 +17,7 @@ from rafttoy.sim.files import SimFiles
 from rafttoy.sim.kv import SimKvStores
 from rafttoy.sim.links import SimLinks, SimNetwork
 from rafttoy.sim.model import Model
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Stops
 from rafttoy.sim.store import SimStore
 from rafttoy.wire import Epoch
 
@@ -63,9 +63,11 @@ class SimWorld:
         """(host, disk) of a peer; those of 0 are everyone's where peers share one."""
         number = id if self._apart else 0
         if number not in self._machines:
-            host = SimHost(self.env, self.model.hardware.cores)
-            rng = SeededRandomness(self.seed, number).stream("disk")
-            self._machines[number] = (host, SimDisk(self.env, host, self.model.hardware.disk, rng))
+            hardware, random = self.model.hardware, SeededRandomness(self.seed, number)
+            stopping = hardware.interruptions
+            stops = Stops(stopping, hardware.cores, random.stream("interruptions")) if stopping is not None else None
+            host = SimHost(self.env, hardware.cores, stops)
+            self._machines[number] = (host, SimDisk(self.env, host, hardware.disk, random.stream("disk")))
         return self._machines[number]
 
     def add_member(

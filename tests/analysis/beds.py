@@ -22,6 +22,7 @@ def make_model(
     stages: dict[str, Linear] | None = None,
     kv: Linear | None = None,
     background_byte_ns: float = 0.0,
+    flush_bytes: int = 0,
     disk: dict[str, Any] | None = None,
     link: dict[str, Any] | None = None,
     name: str = "bed",
@@ -43,6 +44,9 @@ def make_model(
         software=Software(
             stages={stage: Linear(fixed_us=stage_us) for stage in STAGES} | (stages or {}),
             kv={"dict": Kv(write=kv or Linear(), read=Linear())}
-            | dict.fromkeys(("leveldb", "rocksdb"), Kv(write=kv or Linear(), read=Linear(), background_byte_ns=background_byte_ns)),
+            | dict.fromkeys(
+                ("leveldb", "rocksdb"),
+                Kv(write=kv or Linear(), read=Linear(), background_byte_ns=background_byte_ns, flush_bytes=flush_bytes),
+            ),
         ),
     )

@@ -277,9 +277,7 @@ def test_a_variant_of_a_stage_costs_what_the_stage_does_unless_it_is_named() -> 
 
 
 def with_storage(model: Model) -> Model:
-    own = Costs(
-        {"propose": Linear(40.0)}, {"leveldb": Kv(write=Linear(9.0))}, packets=2.0, sync_at=(4096.0, 65536.0), sync_times=(2.0, 3.0)
-    )
+    own = Costs({"propose": Linear(40.0)}, {"leveldb": Kv(write=Linear(9.0))}, beside=2.0, sync_at=(4096.0, 65536.0), sync_times=(2.0, 3.0))
     return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages={"file+leveldb": own}))
 
 
@@ -304,7 +302,7 @@ def test_a_setting_changes_the_costs_of_every_storage() -> None:
     changed = apply_settings(with_storage(make_model(stage_us=5.0)), ["stages.propose=x2", "kv.leveldb.write.fixed_us=1"])
     assert changed.software.stages["propose"].fixed_us == 10.0
     own = changed.software.storages["file+leveldb"]
-    assert (own.stages["propose"].fixed_us, own.kv["leveldb"].write.fixed_us, own.packets) == (80.0, 1.0, 2.0)
+    assert (own.stages["propose"].fixed_us, own.kv["leveldb"].write.fixed_us, own.beside) == (80.0, 1.0, 2.0)
 
 
 def test_a_model_with_curves_and_storages_is_read_back(tmp_path: Path) -> None:

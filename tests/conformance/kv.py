@@ -63,6 +63,24 @@ async def _operations_of_a_batch_count_in_order(kv: KvStores, kind: str) -> None
 
 
 @_clause
+async def _the_newest_value_of_a_key_counts_however_much_was_put_since(kv: KvStores, kind: str) -> None:
+    store = await kv.open(kind, "store")
+    keys = [i.to_bytes(3, "big") for i in range(50_000)]
+    for round in range(3):
+        batch = store.batch()
+        batch.put_many(iter([(key, b"%d" % round) for key in keys[10_000 * round :]]), len(keys) - 10_000 * round, 4 * len(keys))
+        await store.write(batch, sync=False)
+    batch = store.batch()
+    batch.delete(keys[5])
+    batch.delete(keys[-1])
+    await store.write(batch, sync=False)
+    assert [await store.get(keys[at]) for at in (0, 5, 9_999, 10_000, 20_000, -2, -1)] == [b"0", None, b"0", b"1", b"2", b"2", None]
+    expected = [(key, b"%d" % min(2, at // 10_000)) for at, key in enumerate(keys) if at not in (5, len(keys) - 1)]
+    assert await store.scan(b"", b"\xff") == expected
+    await store.close()
+
+
+@_clause
 async def _a_scan_is_sorted_and_half_open(kv: KvStores, kind: str) -> None:
     store = await kv.open(kind, "store")
     keys = [bytes((i, j)) for i in (3, 1, 2) for j in (0, 255, 7)]

@@ -180,6 +180,29 @@ def _sized(store: KvStore, nbytes: int) -> WriteBatch:
     return batch
 
 
+def test_a_store_flushes_when_its_buffer_is_full_and_waits_when_the_next_one_is() -> None:
+    """A megabyte of 2 ns a byte: 2 ms of core time, which only the buffer after the next one waits for."""
+    kv = {"leveldb": Kv(write=Linear(), background_byte_ns=2.0, flush_bytes=1_000_000)}
+    took_ns = []
+    busy_ns = []
+
+    async def scenario(ports: Ports) -> None:
+        store = await ports.kv.open("leveldb", "store")
+        for _ in range(8):
+            begun_ns = ports.clock.now_ns()
+            await store.write(_sized(store, 249_999), sync=False)
+            took_ns.append(ports.clock.now_ns() - begun_ns)
+            busy_ns.append(bed.host.busy_ns)
+
+    bed = SimBed(kv=kv)
+    bed.run(scenario)
+    bed.env.run()
+    assert busy_ns[2] == 0
+    assert bed.host.busy_ns == 4_000_000
+    assert max(took_ns[:7]) < 500_000
+    assert took_ns[7] > 1_000_000  # the second buffer is full, and the first one is still being written
+
+
 def test_compactions_take_core_time_that_no_writer_waits_for() -> None:
     kv = {"leveldb": Kv(write=Linear(), background_byte_ns=10.0)}
 
