@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.experiment import run_grid
-from rafttoy.sim.model import Calibrated, Costs, Kv, Linear, Model, load_model, parse_model
+from rafttoy.sim.model import Calibrated, Costs, Disk, Interruptions, Kv, Linear, Model, load_model, parse_model
 from rafttoy.worlds import run_sim
 from tests.analysis.beds import make_model
 
@@ -234,14 +235,39 @@ def test_a_stage_without_a_cost_is_told() -> None:
     assert result.warnings == ["model bed has no cost for ack, propose: counted as free"]
 
 
+INTERRUPTED = msgspec.structs.replace(make_model().hardware, interruptions=Interruptions(per_s=4.5, us=[100.0, 250.0, 8000.0]))
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     for model in (
         make_model(sync_us=[1.0, 2.0, 9.0], sync_percent=[0.0, 99.0, 100.0]),
         msgspec.structs.replace(make_model(), calibrated=CALIBRATED),
+        msgspec.structs.replace(make_model(), hardware=INTERRUPTED),
     ):
         path = tmp_path / "model.toml"
         path.write_text(dump_model(model))
         assert open_model(str(path)) == model
+
+
+def test_a_disk_is_wider_under_load_but_no_slower_than_the_slowest_that_was_seen() -> None:
+    disk = Disk(sync_us=[50.0, 100.0, 200.0, 300.0], sync_percent=[0.0, 50.0, 99.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=1.0)
+    assert disk.spread_us() == [50.0, 100.0, 200.0, 300.0]
+    assert msgspec.structs.replace(disk, spread=2.0).spread_us() == pytest.approx([25.0, 100.0, 300.0, 300.0])
+
+
+@pytest.mark.parametrize(
+    ("interruptions", "message"),
+    [
+        ({"per_s": 3.0, "us": [2.0, 1.0]}, "us ascends, as quantiles do.*interruptions"),
+        ({"per_s": 0.0, "us": [1.0, 2.0]}, r"Expected `float` > 0.0 - at `\$\.hardware\.interruptions\.per_s`"),
+        ({"per_s": 3.0, "us": [1.0]}, r"length >= 2 - at `\$\.hardware\.interruptions\.us`"),
+    ],
+)
+def test_interruptions_that_are_none_are_refused(interruptions: dict[str, Any], message: str) -> None:
+    document = msgspec.to_builtins(make_model())
+    document["hardware"]["interruptions"] = interruptions
+    with pytest.raises(ConfigError, match=message):
+        parse_model(document, "bed.toml")
 
 
 # --- what a stage costs ---

@@ -11,8 +11,8 @@ import pytest
 import simpy
 
 from rafttoy.real.runtime import RealCpu
-from rafttoy.sim.model import Disk, Hardware, Linear, Meta, Model, Software
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks
+from rafttoy.sim.model import Disk, Hardware, Interruptions, Linear, Meta, Model, Software
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Stops
 from tests.conformance.cpu import Run, Scenario, burn, check_cpu
 from tests.conformance.test_clock_tasks import drive
 
@@ -86,6 +86,51 @@ def test_a_stage_that_the_model_does_not_know_costs_nothing_and_is_told() -> Non
 
     assert host.run(main()) == 1000
     assert cpu.unknown() == ["unheard of"]
+
+
+def test_a_loop_that_wakes_up_while_no_core_is_idle_waits_for_its_own() -> None:
+    """Two long ones are on both cores; the third one ran on core 0 last, and is not moved to core 1, which is free sooner."""
+    host = Host(2)
+    first, second, third = (host.peer()[0] for _ in range(3))
+
+    async def main() -> None:
+        third.charge(1 * US)
+        await SimClock(third).sleep_ns(10 * US)
+        assert third.core == 0
+        first.charge(100 * US)
+        second.charge(50 * US)
+        assert (first.core, second.core) == (0, 1)
+        third.charge(10 * US)
+        assert third.free_at_ns == host.env.now + 110 * US
+        third.core = 1
+        host.host.free_at_ns[0] = 0
+        fourth = host.peer()[0]
+        fourth.charge(10 * US)  # one is idle: no need to wait
+        assert fourth.free_at_ns == host.env.now + 10 * US
+
+    host.run(main())
+
+
+def stops(per_s: float, us: list[float], seed: int = 1) -> Stops:
+    return Stops(Interruptions(per_s=per_s, us=us), 2, np.random.default_rng(seed))
+
+
+def test_interruptions_stretch_work_as_often_as_they_come() -> None:
+    """A thousand a second of 100 µs each, of a core that always has work: 10 s of it take 11."""
+    host = SimHost(simpy.Environment(initial_time=0), 2, stops(1000, [100.0, 100.0]))
+    for _ in range(100_000):
+        end_ns = host.reserve(host.free_at_ns[0], 100 * US, 0)
+    assert end_ns == pytest.approx(11e9, rel=0.02)
+    assert host.busy_ns == 10_000_000_000  # what is interrupted is not busy with anything
+    idle = SimHost(simpy.Environment(initial_time=0), 1, stops(1000, [100.0, 100.0]))
+    late = [idle.reserve(at, 1 * US) - at - 1 * US for at in range(0, 10_000_000_000, 1_000_000)]
+    assert 700 < sum(wait > 0 for wait in late) < 1100  # what falls into a gap is nobody's; a tenth of the time is one
+    assert max(late) <= 200 * US
+
+
+def test_interruptions_are_drawn_by_seed() -> None:
+    ends = [[stops(1000, [1.0, 500.0], seed).end_ns(0, at, 10_000_000) for at in (0, 20_000_000)] for seed in (1, 1, 2)]
+    assert ends[0] == ends[1] != ends[2]
 
 
 def test_two_charges_on_one_loop_add_up() -> None:

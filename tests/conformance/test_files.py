@@ -153,6 +153,18 @@ def test_the_first_write_to_a_place_changes_metadata() -> None:
     assert [ns - min(took) for ns in took] == [70_000, 70_000, 0] * 2 + [0, 0, 0]
 
 
+def test_to_hear_of_a_synced_write_costs_the_loop() -> None:
+    costs = Disk(sync_us=[100.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=20.0, loop_us=30.0)
+
+    async def scenario(ports: Ports) -> tuple[int, int]:
+        file = await ports.files.open("log", create=True, preallocate=1 << 20, prewrite=True)
+        begun_ns, busy_ns = ports.clock.now_ns(), ports.cpu.usage()[0]
+        await file.pwritev(0, [Sized(100)], sync=True)
+        return ports.clock.now_ns() - begun_ns, ports.cpu.usage()[0] - busy_ns
+
+    assert SimBed(costs=costs).run(scenario) == (150_000, 30_000)
+
+
 def test_calls_of_one_directory_stand_in_line() -> None:
     bed = SimBed()
 
