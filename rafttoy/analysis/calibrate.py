@@ -32,6 +32,7 @@ from rafttoy.analysis.fits import (
     fits_of,
     flushed_bytes,
     handoffs,
+    logs_in_files,
     loop_beside_stages,
     put_bytes,
     turns,
@@ -310,7 +311,7 @@ def _moved_bytes(report: PeerReport) -> int:
 
 def _with_cpu(disk: Disk, reports: Sequence[PeerReport]) -> Disk:
     """What saves cost the disk threads of the peers: more than the probe's, whose caches held nothing else."""
-    used = [report.counters for report in reports if report.counters.get("disk_cpu_ns", 0)]
+    used = [report.counters for report in reports if report.counters.get("disk_cpu_ns", 0) and logs_in_files(report)]
     if not used:
         return disk
     table = np.array([(counters["wal_syncs"], counters["wal_bytes"]) for counters in used], dtype=np.float64)

@@ -22,6 +22,7 @@ __all__ = [
     "fits_of",
     "flushed_bytes",
     "handoffs",
+    "logs_in_files",
     "loop_beside_stages",
     "put_bytes",
     "turns",
@@ -31,6 +32,8 @@ __all__ = [
 
 Part = Literal["disk", "links", "stages", "kv"]
 Training = Sequence[tuple[Cell, Measurement]]
+
+_FILE_LOGS = frozenset(("wal.encode.file", "wal.encode.etcd"))
 
 _CHECKED_ROUNDS = 100
 
@@ -138,7 +141,12 @@ def turns(report: PeerReport) -> int:
 def handoffs(report: PeerReport) -> int:
     """To threads of a peer's own: those of its log, and those of its stores."""
     threads = sum(stage.count for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
-    return threads + (report.counters.get("wal_syncs", 0) if report.counters.get("disk_cpu_ns", 0) else 0)
+    return threads + (report.counters.get("wal_syncs", 0) if logs_in_files(report) else 0)
+
+
+def logs_in_files(report: PeerReport) -> bool:
+    """Whether a peer's disk threads sync its log; where a store does, they write little else than its identity."""
+    return not _FILE_LOGS.isdisjoint(report.stages)
 
 
 def beside_ns(link: Link, disk: Disk, report: PeerReport) -> float:
