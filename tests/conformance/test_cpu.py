@@ -97,12 +97,11 @@ def test_a_loop_that_wakes_up_while_no_core_is_idle_waits_for_its_own() -> None:
         third.charge(1 * US)
         await SimClock(third).sleep_ns(10 * US)
         assert third.core == 0
-        first.charge(100 * US)
-        second.charge(50 * US)
-        assert (first.core, second.core) == (0, 1)
+        first.charge(50 * US)
+        second.charge(100 * US)
+        assert (first.core, second.core) == (1, 0)
         third.charge(10 * US)
         assert third.free_at_ns == host.env.now + 110 * US
-        third.core = 1
         host.host.free_at_ns[0] = 0
         fourth = host.peer()[0]
         fourth.charge(10 * US)  # one is idle: no need to wait
