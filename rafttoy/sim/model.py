@@ -278,6 +278,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
             disk = msgspec.structs.replace(disk, at=own.sync_at, times=own.sync_times)
         return msgspec.structs.replace(self, hardware=msgspec.structs.replace(self.hardware, links=links, disk=disk), software=software)
 
+    def steady(self) -> Model:
+        """The model whose stores flush as bytes come: what holds in the long run is seen by short ones, too."""
+        kv = {kind: msgspec.structs.replace(store, flush_bytes=0) for kind, store in self.software.kv.items()}
+        return msgspec.structs.replace(self, software=msgspec.structs.replace(self.software, kv=kv))
+
 
 _NAMED: dict[str, tuple[type[msgspec.Struct], tuple[str, ...]]] = {
     "links": (Link, ("grpc", "tcp", "mem")),
