@@ -2,10 +2,12 @@
 
     python benchmarks/accuracy.py --into accuracy.jsonl
 
-Calibrates a model of this host on training cells, measures every test cell at least three times, in interleaved rounds, predicts it,
-and prints errors of throughput, p50 and p99, the worst cell, how many pairs of pipelines stand in the right order, and the noise. The
-two lists of cells are printed and disjoint. Interrupted, it goes on where it ended (with the model that it wrote). It wants a quiet
-host and takes about half an hour; `--small` is its own test.
+Runs rounds: in each, the training cells of a calibration, then every test cell once. A model of this host is fitted to the training
+cells of all rounds, and predicts the test cells; printed are errors of throughput, p50 and p99 (of medians), the worst cell, how many
+pairs of pipelines stand in the right order, and the noise. Training alternates with testing for the reason that the two sides of
+`versus.py` do: a shared host is a third faster or slower ten minutes later, and a calibration that was all done before would be of another
+host. No fit sees a test cell: the two lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and
+takes about half an hour; `--small` is its own test.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import click
 import msgspec
 
 from rafttoy.analysis import formats, ledger
-from rafttoy.analysis.calibrate import calibrate, training_cells
+from rafttoy.analysis.calibrate import Round, calibration_of, measure_round, training_cells
 from rafttoy.analysis.compare import Comparison, compare
 from rafttoy.analysis.compare_text import detail_tables, verdict
 from rafttoy.analysis.html import page
@@ -37,7 +39,6 @@ SHARES = (0.3, 0.6, 0.9)
 """Of what a closed loop of `SATURATED` reaches: the rates of the open loops."""
 
 SATURATED = 1024
-TRAINING_REPEATS = 3
 Storage = tuple[str, str, str]
 FILE: Storage = ("split", "file", "leveldb")
 MEMORY: Storage = ("split", "mem", "mem")
@@ -88,12 +89,24 @@ def measure(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: 
         return sweep("real", cells, lambda cell: seeded, into=into, data_dir=data_dir, progress=moving, say=note)
 
 
-def model_of(cells: Sequence[Cell], plan: Plan, path: Path, data_dir: Path | None) -> Model:
-    """The model in `path`, or one that is calibrated now and written there."""
+def train(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: Path | None) -> None:
+    """A round of the calibration, appended to `into` unless it is there."""
+    if len(rounds_in(into)) < seed:
+        with progress(f"calibrating, round {seed}") as moving:
+            found = measure_round(cells, msgspec.structs.replace(plan, seed=seed), moving, data_dir)
+        with into.open("ab") as file:
+            file.write(msgspec.json.encode(found) + b"\n")
+
+
+def rounds_in(into: Path) -> list[Round]:
+    lines = into.read_bytes().splitlines() if into.exists() else []
+    return [msgspec.json.decode(line, type=Round) for line in lines]
+
+
+def model_of(training: Path, path: Path) -> Model:
+    """The model in `path`, or one that is fitted now to the rounds in `training`, and written there."""
     if not path.exists():
-        with progress("calibrating") as moving:
-            made = calibrate(cells, plan, moving, data_dir, repeats=TRAINING_REPEATS)
-        path.write_text(dump_model(made.model), encoding="utf-8")
+        path.write_text(dump_model(calibration_of(rounds_in(training)).model), encoding="utf-8")
     return open_model(str(path))
 
 
@@ -161,16 +174,21 @@ def main(
                 click.echo(f"{title} {cell}")
         return
     plan = Plan(seconds=duration, warmup_seconds=warmup)
-    charged = model_of(closed, plan, model or into.with_suffix(".toml"), data_dir)
-    first = measure(closed, plan, 1, into, data_dir)
-    tested = [*closed, *open_loops(first, saturated)]
-    real = [result for seed in range(1, repeats + 1) for result in measure(tested, plan, seed, into, data_dir)]
-    comparison = compare(real, predict(tested, plan, charged))
+    rounds, charged = into.with_suffix(".training.jsonl"), model or into.with_suffix(".toml")
+    tested, real = closed, []
+    for seed in range(1, repeats + 1):
+        if not charged.exists():
+            train(closed, plan, seed, rounds, data_dir)
+        if seed == 1:
+            tested = [*closed, *open_loops(measure(closed, plan, seed, into, data_dir), saturated)]
+        real += measure(tested, plan, seed, into, data_dir)
+    trusted = model_of(rounds, charged)
+    comparison = compare(real, predict(tested, plan, trusted))
     report(comparison, training, tested)
     if html is not None:
         html.write_text(page("rafttoy: accuracy on unseen cells", comparison.rows), encoding="utf-8")
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    ledger.append(book, ledger.entry_of(comparison, date=today, model=charged.meta.name))
+    ledger.append(book, ledger.entry_of(comparison, date=today, model=trusted.meta.name))
     entries = ledger.read(book)
     click.echo(f"ledger: {entries[-1]}")
     if said := ledger.drift(entries):

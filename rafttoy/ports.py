@@ -21,6 +21,7 @@ T = TypeVar("T")
 __all__ = [
     "KV_BUFFER_BYTES",
     "KV_INLINE_BYTES",
+    "KV_PAIR_BYTES",
     "Buffer",
     "Clock",
     "Cpu",
@@ -211,6 +212,9 @@ class Files(Protocol):
 KV_BUFFER_BYTES = 64 << 20
 """What a durable store takes in before it writes it out as a table, on a thread of its own (a memtable's size)."""
 
+KV_PAIR_BYTES = 48
+"""What a pair takes of that beside its key and value (LevelDB: lengths, sequence number, node, and what its arena leaves unused)."""
+
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""
 
@@ -254,7 +258,7 @@ class KvStores(Protocol):
         """Removes a closed store and all it holds; fine if there is none."""
 
     def counters(self) -> dict[str, int]:
-        """`kv_buffers`: how often a durable store has taken in `KV_BUFFER_BYTES`, which it then flushes."""
+        """`kv_buffers`: how often a durable store had its `KV_BUFFER_BYTES` full of pairs, which it then flushes."""
 
 
 # --- links -------------------------------------------------------------------------------------------------------------------

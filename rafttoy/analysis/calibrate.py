@@ -19,7 +19,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -51,7 +51,9 @@ from rafttoy.sim.model import Costs, Disk, Hardware, Interruptions, Kv, Linear, 
 from rafttoy.storage import is_durable
 from rafttoy.worlds import cores, run_local, run_sim
 
-__all__ = ["Calibration", "calibrate", "quick_calibration", "training_cells"]
+__all__ = ["Calibration", "Round", "calibrate", "calibration_of", "measure_round", "quick_calibration", "training_cells"]
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _LOADS = (2, 24, 200, 2500)
 _OTHER_SIZES_CONC = 200
@@ -74,8 +76,22 @@ _RARE = 0.005
 makes an engine durable before its log is cut takes 2 ms, not 20 µs."""
 
 
+_STRAY = 20.0
+"""An execution that takes this many times as long as half of its kind was stopped, and by nothing that it does itself."""
+
+_SPREAD_PERCENT = [*map(float, range(0, 100, 5)), 97.5, 99.0, 99.5, 99.9, 99.97, 100.0]
+_FEWEST_ALIKE = 50
+
 _DEARER = 1.5
 """What is this many times dearer with fewer entries is such work, too, however often it was met."""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What one round of a calibration measured: the disk and the cores by themselves, and training cells."""
+
+    disk: Disk
+    interruptions: Interruptions | None
+    runs: list[tuple[Cell, Measurement]]
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -86,12 +102,10 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells to learn from, in groups that the same processes run: every transport and every storage of `cells` once, at
-    concurrencies and sizes chosen so that none of `cells` is among them."""
+    """Cells to learn from, in groups that the same processes run: every transport of `cells` with every storage that they have with it,
+    at concurrencies and sizes chosen so that none of `cells` is among them."""
     first = cells[0]
-    transports = list(dict.fromkeys(cell.transport for cell in cells))
-    storages = list(dict.fromkeys((cell.storage, cell.wal, cell.engine) for cell in cells))
-    pairs = [(transport, storages[0]) for transport in transports] + [(transports[0], storage) for storage in storages[1:]]
+    pairs = dict.fromkeys((cell.transport, (cell.storage, cell.wal, cell.engine)) for cell in cells)
     counts = Counter(cell.bytes for cell in cells)
     usual, sizes = max(counts, key=lambda size: counts[size]), sorted(counts)
     taken = set(cells)
@@ -117,19 +131,31 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
 
 
 def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None, *, repeats: int = 1) -> Calibration:
-    """The same, with the error of each fit; every training cell is run `repeats` times, in interleaved rounds."""
-    progress("disk", 0.0)
-    disk, interruptions = probe_disk(data_dir), probe_interruptions(cores(None))
+    """The same, with the error of each fit; of `repeats` rounds."""
+    rounds = []
+    for i in range(repeats):
+
+        def within(what: str, share: float, i: int = i) -> None:
+            progress(what, (i + share) / repeats)
+
+        seeded = msgspec.structs.replace(plan, seed=plan.seed + i)
+        rounds.append(measure_round(cells, seeded, within, data_dir))
+    progress("fitting", 1.0)
+    return calibration_of(rounds)
+
+
+def measure_round(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None) -> Round:
+    """What a model of `cells` is fitted from, measured once."""
     groups = training_cells(cells)
-    training: list[tuple[Cell, Measurement]] = []
-    turns = [(group, plan.seed + i) for i in range(repeats) for group in groups]
-    for i, (group, seed) in enumerate(turns):
-        progress(str(group[0]), (1 + i) / (2 + len(turns)))
+    progress("disk", 0.0)
+    found = Round(probe_disk(data_dir), probe_interruptions(cores(None)), [])
+    for i, group in enumerate(groups):
+        progress(str(group[0]), (1 + i) / (1 + len(groups)))
 
         def measured(position: int, measurement: Measurement, group: list[Cell] = group) -> None:
-            training.append((group[position], measurement))
+            found.runs.append((group[position], measurement))
 
-        run_plan = msgspec.structs.replace(_TRAINING, seed=seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
+        run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
         long_plan = msgspec.structs.replace(run_plan, seconds=_LONG_SECONDS)
         run_local(
             [(cell, long_plan if cell.conc >= _LOADS[-1] else run_plan) for cell in group],
@@ -139,11 +165,30 @@ def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: P
             say=lambda line: None,
             samples=True,
         )
-    progress("fitting", (1 + len(turns)) / (2 + len(turns)))
-    model = fit(training, disk, interruptions)
+    return found
+
+
+def calibration_of(rounds: Sequence[Round]) -> Calibration:
+    """What the rounds say together: of probes the mean, and one fit of all runs."""
+    training = [run for one in rounds for run in one.runs]
+    stops = [one.interruptions for one in rounds if one.interruptions is not None]
+    interruptions = None
+    if stops:  # a round without any is one of 0 a second
+        interruptions = msgspec.structs.replace(_mean(stops), per_s=round(sum(one.per_s for one in stops) / len(rounds), 2))
+    model = fit(training, _mean([one.disk for one in rounds]), interruptions)
     fits = fits_of(model, training)
-    progress("done", 1.0)
     return Calibration(with_calibrated(model, training, fits), fits)
+
+
+def _mean(structs: Sequence[S]) -> S:
+    """Number by number, and list by list."""
+    values = [msgspec.structs.asdict(struct) for struct in structs]
+    means = {
+        name: np.mean([each[name] for each in values], axis=0).round(4).tolist()
+        for name in values[0]
+        if all(len(np.atleast_1d(each[name])) == len(np.atleast_1d(values[0][name])) for each in values)
+    }
+    return msgspec.structs.replace(structs[0], **means)
 
 
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions: Interruptions | None = None) -> Model:
@@ -155,6 +200,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
     kv = {kind: _with_background(kind, store, reports) for kind, store in kv.items()}
     links, loop_us = _fit_links(training, kv)
     disk = msgspec.structs.replace(disk, loop_us=loop_us)
+    spread = _fit_spread(reports)
     model = Model(
         meta=Meta(
             name=f"{platform.node()}-quick",
@@ -163,7 +209,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
             confidence=f"short runs, {len(training) // len(once)} a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=_with_cpu(disk, reports), links=links, interruptions=interruptions),
-        software=Software(stages=stages, kv=kv),
+        software=Software(stages, kv, spread=spread, spread_percent=_SPREAD_PERCENT if spread else []),
     )
     storages = {name: _fit_storage(model, training, name) for name in dict.fromkeys(cell.storage_name() for cell, _ in training)}
     if len(storages) > 1:
@@ -213,17 +259,37 @@ def _fit_stages(reports: Sequence[PeerReport], names: Sequence[str]) -> Linear:
     if not len(table):
         return Linear()
     means = []
-    # rows of like size count once, by their trimmed mean: throughput pays for means, a stray interrupt is not the stage's
-    keys = np.round(np.log2(table[:, 0] + 1) * 2) * 1000 + np.round(np.log2(table[:, 1] + 1) * 2)
+    # rows of like size count once, by their mean: that is what throughput pays for
+    keys = _alike(table)
     for key in np.unique(keys):
         group = table[keys == key]
-        group = group[group[:, 2] <= np.quantile(group[:, 2], 0.98)]
+        group = group[group[:, 2] <= _STRAY * np.median(group[:, 2])]
         means.append((*group.mean(axis=0), len(group)))
     rows = np.array(means)
     fixed, entry, byte = _nnls(
         np.column_stack([np.ones(len(rows)), rows[:, :2]]), rows[:, 2], np.sqrt(rows[:, 3]) / np.maximum(rows[:, 2], 1.0)
     )
     return _bent(Linear(fixed_us=round(fixed / 1e3, 3), entry_us=round(entry / 1e3, 5), byte_ns=round(byte, 5)), rows)
+
+
+def _alike(rows: NDArray[Any]) -> NDArray[Any]:
+    """A number for each row of (entries, bytes, …), the same where both are within half an octave."""
+    alike: NDArray[Any] = np.round(np.log2(rows[:, 0] + 1) * 2) * 1000 + np.round(np.log2(rows[:, 1] + 1) * 2)
+    return alike
+
+
+def _fit_spread(reports: Sequence[PeerReport]) -> list[float]:
+    """`Software.spread`: of all stages and runs, each execution over the mean of those of like size in its run."""
+    ratios = []
+    for report in reports:
+        for stage in report.stages.values():
+            table = np.asarray(stage.samples, dtype=np.float64).reshape(-1, 3)
+            keys = _alike(table)
+            for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
+                spent = table[keys == key, 2]
+                if count >= _FEWEST_ALIKE and spent.mean():
+                    ratios.append(spent[spent <= _STRAY * np.median(spent)] / spent.mean())
+    return [round(ratio, 3) for ratio in np.percentile(np.concatenate(ratios), _SPREAD_PERCENT).tolist()] if ratios else []
 
 
 def _bent(line: Linear, rows: NDArray[Any]) -> Linear:

@@ -11,7 +11,7 @@ import msgspec
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_BUFFER_BYTES
+from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Calibrated, Disk, Kv, Linear, Link, Model
 from rafttoy.worlds import run_sim
@@ -157,15 +157,23 @@ def beside_ns(link: Link, disk: Disk, report: PeerReport) -> float:
     return waiting + sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
 
 
-def flushed_bytes(kind: str, store: Kv, report: PeerReport) -> int:
+def flushed_bytes(kind: str, store: Kv, report: PeerReport) -> float:
     """What a peer's store of that kind wrote out of what was put: whole buffers, or all if it flushes as it goes."""
-    put = put_bytes(kind, report)
-    return min(1, put) * KV_BUFFER_BYTES * report.counters.get("kv_buffers", 0) if store.flush_bytes else put
+    puts = _puts(kind, report)
+    put = sum(stage.nbytes for stage in puts)
+    if not store.flush_bytes or not put:
+        return put
+    share = put / (put + KV_PAIR_BYTES * sum(stage.entries for stage in puts))
+    return report.counters.get("kv_buffers", 0) * KV_BUFFER_BYTES * share
 
 
 def put_bytes(kind: str, report: PeerReport) -> int:
     """What a peer put into stores of that kind."""
-    return sum(stage.nbytes for name, stage in report.stages.items() if name in (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}"))
+    return sum(stage.nbytes for stage in _puts(kind, report))
+
+
+def _puts(kind: str, report: PeerReport) -> list[StageTotals]:
+    return [stage for name, stage in report.stages.items() if name in (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}")]
 
 
 def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:

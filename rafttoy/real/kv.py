@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, Buffer, KvStore, WriteBatch
+from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, KV_PAIR_BYTES, Buffer, KvStore, WriteBatch
 from rafttoy.real.files import DiskThread
 from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
 
@@ -113,7 +113,7 @@ class _Threaded:
     ) -> None:
         self._native = native
         self._filled = filled
-        self._buffered = 0  # bytes since a buffer was filled last
+        self._buffered = 0  # bytes of the store's buffer that are in use
         self._thread = thread
         self._inline = cpu.stage(f"kv.{kind}")
         self._threaded = cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
@@ -128,7 +128,7 @@ class _Threaded:
 
     def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
-        self._buffered += batch.nbytes
+        self._buffered += batch.nbytes + KV_PAIR_BYTES * batch.count
         if self._buffered >= KV_BUFFER_BYTES:
             self._buffered = 0
             self._filled()

@@ -12,7 +12,7 @@ import simpy
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, Buffer, KvStore, Sized, WriteBatch
+from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, KV_PAIR_BYTES, Buffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv
@@ -121,8 +121,9 @@ class _Store:
         self._in_line = 0  # writes on the thread or before it
         self._unsynced_bytes = 0  # in the store's log since its last sync
         self._last: simpy.Process | None = None  # the newest write of the thread
-        self._taken = 0  # bytes since a buffer of the real store would have been full
-        self._buffered = 0  # bytes since the last flush began
+        self._taken = 0  # bytes of the real store's buffer that would be in use
+        self._filled = 0  # the same of this one's
+        self._buffered = 0  # bytes put since the last flush began
         self._flush: simpy.Process | None = None  # the newest one
         self._full: simpy.Process | None = None  # the flush that writes wait for
         self._failure: str | None = None
@@ -137,7 +138,7 @@ class _Store:
         stores, content = self._stores, self._content
         sync = sync and not self._volatile
         threaded = sync or self._in_line > 0 or (batch.nbytes > KV_INLINE_BYTES and not self._volatile)
-        cost_ns = self._costs.write.cost_ns(batch.count, batch.nbytes)
+        cost_ns = stores.cpu.spread.of(self._costs.write.exact_ns(batch.count, batch.nbytes))
         (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
         failure = self._write_failure()
         if failure is None:
@@ -152,7 +153,7 @@ class _Store:
                 failure = self._sync_failure()
         work = None
         nbytes = batch.nbytes
-        self._buffer(nbytes)
+        self._buffer(batch.count, nbytes)
         if not self._volatile:  # a sync is of all that the store's log holds, whoever wrote it (cockroach#38322)
             self._unsynced_bytes += nbytes
             if sync:
@@ -164,20 +165,22 @@ class _Store:
             stores.loop.charge(cost_ns)
         return self._ended(work, failure, content.batches(), sync=sync)
 
-    def _buffer(self, nbytes: int) -> None:
-        """Has flushes and compactions done that these bytes make necessary."""
+    def _buffer(self, count: int, nbytes: int) -> None:
+        """Has flushes and compactions done that these pairs make necessary."""
         costs, stores = self._costs, self._stores
+        used = nbytes + KV_PAIR_BYTES * count
         if not self._volatile:
-            self._taken += nbytes
+            self._taken += used
             if self._taken >= KV_BUFFER_BYTES:
                 self._taken = 0
                 stores.buffers += 1
         self._buffered += nbytes
-        if costs.background_byte_ns and self._buffered >= costs.flush_bytes:
+        self._filled += used
+        if costs.background_byte_ns and self._filled >= costs.flush_bytes:
             if costs.flush_bytes:
                 self._full = self._flush  # it takes in no more until the last flush has ended
             self._flush = stores.beside(int(self._buffered * costs.background_byte_ns), self._buffered)
-            self._buffered = 0
+            self._buffered = self._filled = 0
 
     async def _ended(self, work: simpy.Process | None, failure: str | None, written: int, *, sync: bool) -> None:
         stores, loop = self._stores, self._stores.loop

@@ -14,7 +14,7 @@ Long work is done in slices, as the kernel's scheduler has it: three peers that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,14 @@ from simpy.events import Interruption
 from rafttoy.observe import StageRecord
 from rafttoy.sim.model import Interruptions, Linear, Model
 
-__all__ = ["SLICE_NS", "Cancelled", "Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Stops"]
+__all__ = ["SLICE_NS", "Cancelled", "Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Spread", "Stops"]
 
 
 SLICE_NS = 1_500_000
 """What the kernel lets a thread run while others wait (Linux 6: 0.75 ms, times one more than the logarithm of the cores)."""
+
+
+_FACTORS = 10_000
 
 
 class Stops:
@@ -255,21 +258,40 @@ class SimTasks:
             task.cancel()
 
 
+class Spread:
+    """Factors as in `Software.spread`, in an order drawn from a numpy Generator; after `_FACTORS` of them they come again."""
+
+    __slots__ = ("_at", "_factors")
+
+    def __init__(self, quantiles: Sequence[float] = (), percent: Sequence[float] = (), rng: Any = None) -> None:
+        self._at = 0
+        self._factors = [1.0]
+        if quantiles and rng is not None:
+            values = np.interp((np.arange(_FACTORS) + 0.5) * 100 / _FACTORS, percent, quantiles)
+            self._factors = (rng.permutation(values) / values.mean()).tolist()
+
+    def of(self, duration_ns: float) -> int:
+        """The duration of one that takes this on average."""
+        self._at = (self._at + 1) % len(self._factors)
+        return int(duration_ns * self._factors[self._at])
+
+
 class SimStage:
     """Charges its cost to the loop and waits until it is done."""
 
-    __slots__ = ("_cost", "_loop", "record")
+    __slots__ = ("_cost", "_loop", "_spread", "record")
 
-    def __init__(self, loop: Loop, cost: Linear, record: StageRecord) -> None:
+    def __init__(self, loop: Loop, cost: Linear, record: StageRecord, spread: Spread) -> None:
         self._loop = loop
         self._cost = cost
+        self._spread = spread
         self.record = record
 
     def start(self) -> int:
         return 0
 
     def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> _Charge:
-        duration_ns = self._cost.cost_ns(entries, nbytes)
+        duration_ns = self._spread.of(self._cost.exact_ns(entries, nbytes))
         self.record.add(entries, nbytes, duration_ns)
         self._loop.charge(duration_ns)
         return _Charge(self._loop)
@@ -288,10 +310,12 @@ class _Charge:
 
 
 class SimCpu:
-    """Stages cost what the model says; a stage the model does not know costs nothing and is listed by `unknown`."""
+    """Stages cost what the model says, in the mean; a stage the model does not know costs nothing and is listed by `unknown`. How far
+    single executions are from their mean is drawn from `rng`, a numpy Generator; without one, all take the mean."""
 
-    def __init__(self, loop: Loop, model: Model) -> None:
+    def __init__(self, loop: Loop, model: Model, rng: Any = None) -> None:
         self._loop = loop
+        self.spread = Spread(model.software.spread, model.software.spread_percent, rng)
         self._software = model.software
         self.records: dict[str, StageRecord] = {}
         self._stages: dict[str, SimStage] = {}
@@ -299,7 +323,7 @@ class SimCpu:
     def stage(self, name: str) -> SimStage:
         if name not in self._stages:
             self.records[name] = StageRecord(name)
-            self._stages[name] = SimStage(self._loop, self._software.stage(name) or Linear(), self.records[name])
+            self._stages[name] = SimStage(self._loop, self._software.stage(name) or Linear(), self.records[name], self.spread)
         return self._stages[name]
 
     def unknown(self) -> list[str]:

@@ -33,12 +33,12 @@ class SimPorts:
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
-        self.cpu = SimCpu(loop, world.model)
+        self.random = SeededRandomness(world.seed, id)
+        self.cpu = SimCpu(loop, world.model, self.random.stream("stages"))
         root = f"peer-{id}"
         self.files = SimFiles(loop, disk, store, sync, root)
         self.kv = SimKvStores(loop, disk, world.model.software.kv, self.cpu, self.files.store, None, sync, root)
         self.links = SimLinks(world.network, id, loop)
-        self.random = SeededRandomness(world.seed, id)
 
 
 class SimWorld:
