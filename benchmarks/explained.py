@@ -4,8 +4,8 @@
 
 Three resources, each with a change that this host can make: the disk (a log in memory, or one with half the delay), the processor (all
 peers on one core), the transport (tcp for grpc). The cell is measured with and without the change in interleaved rounds, and
-simulated with and without it; what is compared is by how much the throughput moved. Calibrates a model first, on other cells, unless
-`--model` names one. Ends with status 1 if a prediction is further off than `--max-error`. It wants a quiet host.
+simulated with and without it; what is compared is by how much the throughput moved. The first three rounds calibrate a model as well, on
+other cells, unless `--model` names one. Ends with status 1 if a prediction is further off than `--max-error`. It wants a quiet host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from benchmarks.accuracy import model_of
+from benchmarks.accuracy import model_of, train
 from rafttoy.analysis.explain import simulate
 from rafttoy.analysis.formats import human_count
 from rafttoy.analysis.plans import brief
@@ -34,6 +34,7 @@ from rafttoy.sim.model import Model
 
 ONE_CORE = ((0,), (0,), (0,))
 ROUNDS = 2000
+TRAINING_ROUNDS = 3
 
 
 class Change(NamedTuple):
@@ -80,19 +81,14 @@ class Finding(msgspec.Struct, frozen=True):
         return 100 * (self.predicted / self.moved - 1)
 
 
-def measure(change: Change, plan: Plan, rounds: int, data_dir: Path | None) -> tuple[list[float], list[float]]:
-    """Throughput of each round, without the change and with it."""
-    rates: tuple[list[float], list[float]] = ([], [])
-
-    def run(changed: bool, seed: int) -> None:
+def measure(change: Change, plan: Plan, data_dir: Path | None) -> tuple[float, float]:
+    """Throughput of one round, without the change and with it."""
+    rates = {}
+    for changed in (False, True) if plan.seed % 2 else (True, False):
         cell, cpus = (change.after, change.cpus) if changed else (change.before, ())
-        (result,) = run_grid("real", [cell], msgspec.structs.replace(plan, seed=seed), data_dir=data_dir, cpus=cpus, say=note)
-        rates[changed].append(result.ops_per_s)
-
-    for seed in range(1, rounds + 1):
-        for changed in (False, True) if seed % 2 else (True, False):
-            run(changed, seed)
-    return rates
+        (result,) = run_grid("real", [cell], plan, data_dir=data_dir, cpus=cpus, say=note)
+        rates[changed] = result.ops_per_s
+    return rates[False], rates[True]
 
 
 def predict(change: Change, model: Model) -> tuple[Result, float]:
@@ -103,9 +99,9 @@ def predict(change: Change, model: Model) -> tuple[Result, float]:
     return before, after.ops_per_s / before.ops_per_s
 
 
-def find(change: Change, model: Model, plan: Plan, rounds: int, data_dir: Path | None) -> Finding:
+def find(change: Change, model: Model, rates: Sequence[tuple[float, float]]) -> Finding:
     result, predicted = predict(change, model)
-    before, after = measure(change, plan, rounds, data_dir)
+    before, after = ([pair[i] for pair in rates] for i in range(2))
     return Finding(
         resource=change.resource,
         what=change.what,
@@ -154,12 +150,17 @@ def main(
     changes = SMALL if small else CHANGES
     plan = Plan(seconds=duration, warmup_seconds=warmup)
     cells = list(dict.fromkeys(cell for change in changes for cell in (change.before, change.after)))
-    charged = model_of(cells, plan, model or into.with_suffix(".toml"), data_dir)
-    findings: list[Finding] = []
-    with progress("measuring") as moving:
-        for i, change in enumerate(changes):
-            moving(f"{change.resource}: {change.what}", i / len(changes))
-            findings.append(find(change, charged, plan, rounds, data_dir))
+    training, charged = into.with_suffix(".training.jsonl"), model or into.with_suffix(".toml")
+    rates: list[list[tuple[float, float]]] = [[] for _ in changes]
+    for seed in range(1, rounds + 1):
+        if not charged.exists() and seed <= TRAINING_ROUNDS:
+            train(cells, plan, seed, training, data_dir)
+        with progress(f"measuring, round {seed}") as moving:
+            for i, change in enumerate(changes):
+                moving(f"{change.resource}: {change.what}", i / len(changes))
+                rates[i].append(measure(change, msgspec.structs.replace(plan, seed=seed), data_dir))
+    trusted = model_of(training, charged)
+    findings = [find(change, trusted, pairs) for change, pairs in zip(changes, rates, strict=True)]
     into.write_bytes(b"".join(msgspec.json.encode(found) + b"\n" for found in findings))
     print_table(table(findings))
     if off := [found for found in findings if abs(found.error_pct) > max_error]:

@@ -27,7 +27,7 @@ from rafttoy.ports import Ports
 from rafttoy.raft import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message
 from rafttoy.run import Measurement
 from rafttoy.sim.bench import SimBench
-from rafttoy.sim.model import Kv, Linear, Model, Software
+from rafttoy.sim.model import Kv, Linear, LinkWork, Model, Software
 from rafttoy.sync import Mailbox
 from rafttoy.worlds import run_sim
 
@@ -70,10 +70,7 @@ class Finding(msgspec.Struct, frozen=True):
 def model_of(hardware: str, *settings: str) -> Model:
     """A shipped hardware profile with `SOFTWARE` on it, and `settings` as of `--set`."""
     model = open_model(f"hardware={hardware},software=default")
-    links = {
-        name: msgspec.structs.replace(link, send=Linear(), receive=Linear(), background=Linear())
-        for name, link in model.hardware.links.items()
-    }
+    links = {name: LinkWork().on(link) for name, link in model.hardware.links.items()}
     hardware_half = msgspec.structs.replace(model.hardware, links=links)
     return apply_settings(msgspec.structs.replace(model, hardware=hardware_half, software=SOFTWARE, calibrated=None), settings)
 

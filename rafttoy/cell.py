@@ -28,6 +28,10 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the peers are made of: cells that share it can be run by the same processes, one after another."""
         return (self.pipeline, self.wal, self.engine, self.storage, self.transport, self.nodes)
 
+    def group_name(self) -> str:
+        """Of the processes that run the cell: what `Software.groups` is by."""
+        return f"{self.storage_name()} {self.transport}"
+
     def storage_name(self) -> str:
         """`file+leveldb` for a split storage, `leveldb` for a combined one."""
         return f"{self.wal}+{self.engine}" if self.storage == "split" else self.storage

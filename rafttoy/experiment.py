@@ -276,7 +276,7 @@ def _instrument_bound(ops_per_s: float, harness_ops_per_s: float | None) -> list
 def _free_stages(model: Model, result: Result) -> list[str]:
     """A model that lacks a stage's cost is told of, once a run."""
     names = {name.removeprefix("follower/") for name in result.stages}
-    model = model.on(result.cell().storage_name())
+    model = model.on(result.cell().group_name())
     free = sorted(name for name in names if not name.startswith("kv.") and model.software.stage(name) is None)
     return [f"model {model.meta.name} has no cost for {', '.join(free)}: counted as free"] if free else []
 

@@ -6,7 +6,7 @@ a + b · entries + c · bytes (non-negative least squares on relative errors: La
 its stages is put down to packets, wake-ups and hand-offs, what other threads spent to the stores' compactions and the transport's own.
 
 Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
-time, share its cores, and other files are written): for each storage its sync is scaled, by the bytes written at once, until saves take
+time, share its cores, and other files are written): for each group its sync is scaled, by the bytes written at once, until saves take
 as long as in the training runs. And the one-way delay of a link is what makes the training cells of lowest concurrency as slow as the
 measured ones.
 """
@@ -28,7 +28,6 @@ from scipy.optimize import nnls
 
 from rafttoy.analysis.fits import (
     Fit,
-    beside_ns,
     fits_of,
     flushed_bytes,
     handoffs,
@@ -47,7 +46,7 @@ from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Costs, Disk, Hardware, Interruptions, Kv, Linear, Link, Meta, Model, Software, interpolated
+from rafttoy.sim.model import Costs, Disk, DiskUse, Hardware, Interruptions, Kv, Linear, Link, LinkWork, Meta, Model, Software, interpolated
 from rafttoy.storage import is_durable
 from rafttoy.worlds import cores, run_local, run_sim
 
@@ -55,7 +54,7 @@ __all__ = ["Calibration", "Round", "calibrate", "calibration_of", "measure_round
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_LOADS = (2, 24, 200, 2500)
+_LOADS = (2, 24, 200, 800, 2500)
 _OTHER_SIZES_CONC = 200
 _TRAINING = Plan(seconds=1.0, warmup_seconds=0.5)
 _LONG_SECONDS = 3.0
@@ -81,6 +80,9 @@ _STRAY = 20.0
 
 _SPREAD_PERCENT = [*map(float, range(0, 100, 5)), 97.5, 99.0, 99.5, 99.9, 99.97, 100.0]
 _FEWEST_ALIKE = 50
+
+_OTHER_SIZE = 0.1
+"""What the size of proposals that few training cells have weighs in the bend of a cost, beside the one that most have."""
 
 _DEARER = 1.5
 """What is this many times dearer with fewer entries is such work, too, however often it was met."""
@@ -198,7 +200,8 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
     reports = [report for _, measurement in training for report in measurement.reports.values()]
     stages, kv = _fit_software(reports)
     kv = {kind: _with_background(kind, store, reports) for kind, store in kv.items()}
-    links, loop_us = _fit_links(training, kv)
+    works, loop_us = _fit_links(training, kv)
+    links = {transport: work.on(Link(delay_us=0.0)) for transport, work in works.items()}
     disk = msgspec.structs.replace(disk, loop_us=loop_us)
     spread = _fit_spread(reports)
     model = Model(
@@ -211,9 +214,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         hardware=Hardware(cores=cores(None), disk=_with_cpu(disk, reports), links=links, interruptions=interruptions),
         software=Software(stages, kv, spread=spread, spread_percent=_SPREAD_PERCENT if spread else []),
     )
-    storages = {name: _fit_storage(model, training, name) for name in dict.fromkeys(cell.storage_name() for cell, _ in training)}
-    if len(storages) > 1:
-        model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+    model = _with_groups(model, {name: _fit_group(model, training, name) for name in _groups(training)})
     for _ in range(2):  # each waits for the other
         for transport in links:
             own = sorted(
@@ -221,6 +222,9 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
                 key=lambda pair: (is_durable(pair[0].storage, pair[0].wal), pair[0].conc),
             )
             model = _with_delay(model, transport, own[:2])
+        for name in _groups(once):
+            fewest = sorted(((c, m) for c, m in once if c.group_name() == name), key=lambda pair: pair[0].conc)
+            model = _with_late(model, name, fewest[:2])
         durable = [(c, m) for c, m in training if is_durable(c.storage, c.wal)]
         model = _with_saves(_with_spread(model, durable), [(c, m) for c, m in once if is_durable(c.storage, c.wal)])
         model = _with_stalls(model, once)
@@ -235,17 +239,25 @@ def _fit_software(reports: Sequence[PeerReport]) -> tuple[dict[str, Linear], dic
     return {name: cost for name, cost in fitted.items() if not name.startswith("kv.")}, kv
 
 
-def _fit_storage(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:
-    """What the peers of that storage cost, beside what holds for all; of what loops do beside their stages a factor, for there is little
-    to tell it by."""
-    rows = [(cell.transport, report) for cell, m in training if cell.storage_name() == name for report in m.reports.values()]
-    stages, kv = _fit_software([report for _, report in rows])
-    kv = {kind: msgspec.structs.replace(model.software.kv[kind], write=store.write) for kind, store in kv.items()}
-    spent = [
-        (loop_beside_stages(report), beside_ns(model.hardware.links[transport], model.hardware.disk, report)) for transport, report in rows
-    ]
-    said = sum(predicted for _, predicted in spent)
-    return Costs(stages, kv, round(sum(measured for measured, _ in spent) / said, 3) if said else 1.0)
+def _groups(training: Sequence[tuple[Cell, Any]]) -> list[str]:
+    return list(dict.fromkeys(cell.group_name() for cell, _ in training))
+
+
+def _with_groups(model: Model, groups: dict[str, Costs]) -> Model:
+    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, groups=groups))
+
+
+def _fit_group(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:
+    """What the peers of that group cost, beside what holds for all."""
+    own = [(cell, m) for cell, m in training if cell.group_name() == name]
+    stages, kv = _fit_software([report for _, m in own for report in m.reports.values()])
+    reports = [report for _, m in own for report in m.reports.values()]
+    for kind, store in kv.items():
+        flushed = any(report.counters.get("kv_buffers", 0) for report in reports if put_bytes(kind, report))
+        known = msgspec.structs.replace(model.software.kv[kind], write=store.write)
+        kv[kind] = _with_background(kind, store, reports) if flushed else known
+    links, loop_us = _fit_links(own, kv)
+    return Costs(stages, kv, links, DiskUse(loop_us))
 
 
 def _names(reports: Iterable[PeerReport]) -> list[str]:
@@ -296,19 +308,22 @@ def _bent(line: Linear, rows: NDArray[Any]) -> Linear:
     """The line with a factor for each number of entries, in powers of two: what was measured there over what the line says. `rows` are
     (entries, bytes, cpu_ns, how many)."""
     octaves = np.round(np.log2(rows[:, 0] + 1))
+    sizes = np.round(np.log2(rows[:, 1] / np.maximum(rows[:, 0], 1.0) + 1))
+    usual = max(np.unique(sizes), key=lambda size: rows[sizes == size, 3].sum())
+    weights = rows[:, 3] * np.where(sizes == usual, 1.0, _OTHER_SIZE)
     fewest = max(_FEWEST_SAMPLES, _RARE * max(rows[octaves == octave, 3].sum() for octave in octaves))
     at: list[float] = []
     times: list[float] = []
     more_ns = math.inf
     for octave in np.unique(octaves)[::-1]:
         group = rows[octaves == octave]
-        said = sum(line.exact_ns(entries, nbytes) * count for entries, nbytes, _, count in group)
+        said = np.array([line.exact_ns(entries, nbytes) for entries, nbytes, _, _ in group])
         weight = group[:, 3].sum()
         took_ns = (group[:, 2] * group[:, 3]).sum() / weight
-        if said > 0 and weight >= fewest and took_ns <= _DEARER * more_ns:
+        if said.all() and weight >= fewest and took_ns <= _DEARER * more_ns:
             more_ns = took_ns
             at.insert(0, round(float((group[:, 0] * group[:, 3]).sum() / weight), 2))
-            times.insert(0, round(float(took_ns * weight / said), 3))
+            times.insert(0, round(float(np.average(group[:, 2] / said, weights=weights[octaves == octave])), 3))
     return msgspec.structs.replace(line, at=tuple(at), times=tuple(times)) if len(at) > 1 else line
 
 
@@ -339,7 +354,7 @@ def _with_background(kind: str, store: Kv, reports: Sequence[PeerReport]) -> Kv:
     return msgspec.structs.replace(store, background_byte_ns=round(byte, 4))
 
 
-def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv]) -> tuple[dict[str, Link], float]:
+def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv]) -> tuple[dict[str, LinkWork], float]:
     """Links by name, and `Disk.loop_us`: what packets, wake-ups and hand-offs cost the loop beside its stages, and what packets cost other
     threads beside those of the stores."""
     rows = [(cell.transport, report) for cell, m in training for report in m.reports.values()]
@@ -361,8 +376,7 @@ def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv
         packets = [report.counters.get("packets_sent", 0) + report.counters.get("packets_received", 0) for report in own]
         both = np.array([packets, [_moved_bytes(report) for report in own]], dtype=np.float64).T
         packet, background_byte = _nnls(both, np.array(rest), np.array([1.0 / report.total_ns for report in own]))
-        links[transport] = Link(
-            delay_us=0.0,
+        links[transport] = LinkWork(
             send=Linear(fixed_us=round(send / 1e3, 3), byte_ns=round(byte, 5)),
             receive=Linear(byte_ns=round(byte, 5)),
             wake_us=round(wake / 1e3, 3),
@@ -391,10 +405,26 @@ def _with_delay(model: Model, transport: str, training: Sequence[tuple[Cell, Mea
     link twice)."""
     delay_us = 0.0
     for _ in range(_STEPS):
-        missing_ns = statistics.fmean(m.latency.p50 - run_sim(cell, _SIMULATED, model).latency.p50 for cell, m in training)
-        delay_us = max(0.0, delay_us + missing_ns / 2e3)
+        delay_us = max(0.0, delay_us + _missing_us(model, training) / 2)
         model = _with_link(model, transport, delay_us=round(delay_us, 2))
     return model
+
+
+def _with_late(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The same for what a group adds to that delay, which others have as well."""
+    transport = group.rpartition(" ")[2]
+    for _ in range(_STEPS):
+        costs = model.software.groups[group]
+        work = costs.links[transport]
+        late_us = max(0.0, work.late_us + _missing_us(model, training) / 2)
+        links = {**costs.links, transport: msgspec.structs.replace(work, late_us=round(late_us, 2))}
+        model = _with_groups(model, {**model.software.groups, group: msgspec.structs.replace(costs, links=links)})
+    return model
+
+
+def _missing_us(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> float:
+    """By how much these cells take longer than simulated, in the median, on average."""
+    return statistics.fmean(m.latency.p50 - run_sim(cell, _SIMULATED, model).latency.p50 for cell, m in training) / 1e3
 
 
 def _with_link(model: Model, transport: str, **costs: float) -> Model:
@@ -405,42 +435,50 @@ def _with_link(model: Model, transport: str, **costs: float) -> Model:
 
 def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
     """The model in which the saves of those cells take as long as measured, in the median (one stall of 200 ms in a second makes a mean
-    of twice that, and a model of low load that is half as fast as the host): for each storage a factor on the sync for
+    of twice that, and a model of low load that is half as fast as the host): for each group a factor on the sync for
     each number of bytes that its cells wrote at once."""
     for _ in range(_STEPS):
-        storages = dict(model.software.storages)
-        for name in dict.fromkeys(cell.storage_name() for cell, _ in training):
-            costs = storages.get(name, Costs())
+        groups = dict(model.software.groups)
+        for name in _groups(training):
+            costs = groups.get(name, Costs())
             octaves: dict[int, list[tuple[float, float]]] = {}
             for cell, measured in training:
-                if cell.storage_name() == name:
+                if cell.group_name() == name:
                     nbytes = _save_bytes(cell, measured)
                     octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, _sync_factor(model, cell, measured)))
             curve = sorted(tuple(map(statistics.fmean, zip(*rows, strict=True))) for rows in octaves.values())
-            storages[name] = msgspec.structs.replace(
-                costs, sync_at=tuple(round(at, 1) for at, _ in curve), sync_times=tuple(round(factor, 3) for _, factor in curve)
+            groups[name] = _under(
+                costs, model.hardware.disk, at=tuple(round(at, 1) for at, _ in curve), times=tuple(round(factor, 3) for _, factor in curve)
             )
-        model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+        model = _with_groups(model, groups)
     return model
 
 
 def _with_spread(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
-    """The model in which a storage's slow saves (99 %) are as far from the usual ones as measured: in ratios, in the median of its
-    cells but those of the highest load, which save too seldom to say."""
-    storages = dict(model.software.storages)
-    for name in dict.fromkeys(cell.storage_name() for cell, _ in training if cell.conc < _LOADS[-1]):
+    """The model in which a group's slow saves (99 %) are as far from the usual ones as measured: in ratios, in the median of its cells but
+    those of the highest load, which save too seldom to say."""
+    groups = dict(model.software.groups)
+    often = [(cell, m) for cell, m in training if cell.conc < _LOADS[-1]]
+    for name in _groups(often):
         measured: dict[Cell, list[float]] = {}
-        for cell, m in training:
-            if cell.storage_name() == name and cell.conc < _LOADS[-1]:
+        for cell, m in often:
+            if cell.group_name() == name:
                 measured.setdefault(cell, []).append(_tail(m))
-        costs = storages.get(name, Costs())
+        costs = _under(groups.get(name, Costs()), model.hardware.disk)
         for _ in range(_STEPS):
-            trial = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages={**storages, name: costs}))
+            assert costs.disk is not None
+            trial = _with_groups(model, {**groups, name: costs})
             short = statistics.median(statistics.median(tails) / _tail(run_sim(cell, _SPREAD, trial)) for cell, tails in measured.items())
-            spread = min(_WIDEST, max(_NARROWEST, costs.sync_spread * short))
-            costs = msgspec.structs.replace(costs, sync_spread=round(spread, 3))
-        storages[name] = costs
-    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+            spread = min(_WIDEST, max(_NARROWEST, costs.disk.spread * short))
+            costs = _under(costs, model.hardware.disk, spread=round(spread, 3))
+        groups[name] = costs
+    return _with_groups(model, groups)
+
+
+def _under(costs: Costs, disk: Disk, **changes: Any) -> Costs:
+    """The costs with changes to how the disk is under that group."""
+    use = costs.disk if costs.disk is not None else DiskUse(disk.loop_us)
+    return msgspec.structs.replace(costs, disk=msgspec.structs.replace(use, **changes))
 
 
 def _tail(measurement: Measurement) -> float:
@@ -451,7 +489,7 @@ def _tail(measurement: Measurement) -> float:
 
 def _sync_factor(model: Model, cell: Cell, measured: Measurement) -> float:
     """What the sync is to be multiplied with for `cell` to save as fast as measured: all that is missing is the sync's."""
-    disk = model.on(cell.storage_name()).hardware.disk
+    disk = model.on(cell.group_name()).hardware.disk
     before = interpolated(disk.at, disk.times, _save_bytes(cell, measured))
     missing_us = _save_us(measured) - _save_us(run_sim(cell, _SIMULATED, model))
     return min(_MOST, max(_LEAST, before + missing_us / _median_sync_us(disk)))
@@ -467,13 +505,13 @@ def _save_bytes(cell: Cell, measurement: Measurement) -> float:
 def _with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
     """The model in which applying takes as long as measured where stores write on their own threads: what is missing, beyond their CPU
     time, is put down to flushes and compactions, by the byte."""
-    storages = dict(model.software.storages)
-    for name, costs in storages.items():
+    groups = dict(model.software.groups)
+    for name, costs in groups.items():
         over = under = 0.0
         for cell, measured in training:
             batch = next(iter(measured.reports.values())).metrics["apply_batch_sizes"]["mean"]
             nbytes = batch * (cell.bytes + OVERHEAD_BYTES)
-            if cell.storage_name() == name and nbytes > KV_INLINE_BYTES:
+            if cell.group_name() == name and nbytes > KV_INLINE_BYTES:
                 took_us = _apply_us(measured)
                 missing_us = took_us - _apply_us(run_sim(cell, _SIMULATED, model))
                 over, under = over + missing_us * nbytes / took_us**2, under + nbytes**2 / took_us**2
@@ -483,8 +521,8 @@ def _with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> 
                 for kind, store in costs.kv.items()
                 if kind != "dict"
             }
-            storages[name] = msgspec.structs.replace(costs, kv=costs.kv | kv)
-    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages=storages))
+            groups[name] = msgspec.structs.replace(costs, kv=costs.kv | kv)
+    return _with_groups(model, groups)
 
 
 def _apply_us(measurement: Measurement) -> float:

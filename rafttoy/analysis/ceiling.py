@@ -106,7 +106,7 @@ def without_storage(model: Model, cell: Cell) -> WithoutStorage:
 
 def ceiling(model: Model, cell: Cell) -> Ceiling:
     """Raises ConfigError for a transport or store that the model has no costs of."""
-    model = model.on(cell.storage_name())
+    model = model.on(cell.group_name())
     return _open(model, cell) if cell.rate else _closed(model, cell)
 
 

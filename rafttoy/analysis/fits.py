@@ -63,8 +63,8 @@ def fits_of(model: Model, training: Training) -> list[Fit]:
     reports = [report for _, measurement in training for report in measurement.reports.values()]
     total_ns = sum(report.total_ns for report in reports) or 1
     fits = []
-    models = {storage: model.on(storage) for storage in dict.fromkeys(cell.storage_name() for cell, _ in training)}
-    rows = [(models[cell.storage_name()], cell.transport, report) for cell, m in training for report in m.reports.values()]
+    models = {group: model.on(group) for group in dict.fromkeys(cell.group_name() for cell, _ in training)}
+    rows = [(models[cell.group_name()], cell.transport, report) for cell, m in training for report in m.reports.values()]
     for name in sorted({name for report in reports for name in report.stages}):
         part: Part = "kv" if name.startswith("kv.") else "stages"
         with_it = [(_cost_of(own, name), report.stages[name]) for own, _, report in rows if name in report.stages]

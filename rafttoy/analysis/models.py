@@ -13,7 +13,7 @@ import tomlkit
 
 from rafttoy.cell import Cell
 from rafttoy.errors import ConfigError, unknown
-from rafttoy.sim.model import Model, load_model, parse_model
+from rafttoy.sim.model import LinkWork, Model, load_model, parse_model
 
 __all__ = ["DEFAULT_MODEL", "describe", "dump_model", "find_model", "foreign", "open_model", "outside", "shipped_models"]
 
@@ -101,7 +101,7 @@ def _compose(text: str) -> Model:
     costs = documents["software"].get("hardware", {}).get("links", {})
     links = {}
     for transport, link in hardware.get("links", {}).items():
-        work = {name: value for name, value in costs.get(transport, {}).items() if name in ("send", "receive", "background")}
+        work = {name: value for name, value in costs.get(transport, {}).items() if name in LinkWork.__struct_fields__}
         links[transport] = link | work
     hardware["links"] = links
     about = [documents[half].get("meta", {}) for half in _HALVES]
@@ -152,7 +152,7 @@ _COMMENTS = {
 }
 
 
-_CURVE = ("at", "times", "sync_at", "sync_times")
+_CURVE = ("at", "times")
 
 
 def dump_model(model: Model) -> str:
@@ -168,7 +168,7 @@ def _fill(table: Any, content: dict[str, Any], path: str) -> None:
         if not isinstance(value, dict) and value is not None and (value or key not in _CURVE):
             table[key] = value
     for key, value in content.items():
-        if not isinstance(value, dict) or (key == "storages" and not value):
+        if not isinstance(value, dict) or (key in ("groups", "links") and not value):
             continue
         if value and path and not any(isinstance(inner, dict | list) and name not in _CURVE for name, inner in value.items()):
             inline = tomlkit.inline_table()

@@ -27,11 +27,8 @@ _NO_COSTS = (
     "cores",
     "at",
     "times",
-    "beside",
-    "sync_at",
-    "sync_times",
     "spread",
-    "sync_spread",
+    "spread_percent",
     "flush_bytes",
     "interruptions",
 )
@@ -54,8 +51,11 @@ def change(model: Model, key: str, value: str) -> Model:
     document = msgspec.to_builtins(model)
     table, name = _find(document, key)
     _set(table, name, key, value)
-    for costs in document["software"]["storages"].values():  # what holds for all holds for those that differ as well
-        if found := _descend(costs, key.removeprefix("software.")):
+    short = key.removeprefix("software.").removeprefix("hardware.")
+    for costs in document["software"]["groups"].values():  # what holds for all holds for those that differ as well
+        if costs["disk"] is None:
+            del costs["disk"]
+        if found := _descend(costs, short):
             _set(*found, key, value)
     return parse_model(document, f"with --set {key}={value}")
 

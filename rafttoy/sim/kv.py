@@ -23,8 +23,6 @@ __all__ = ["SimKvStores"]
 
 _PENDING_MAX = 4096  # batches that a crash may lose; older ones, the system has written in its own time
 
-_PIECE_BYTES = 1 << 20  # of a table that is written in the background
-
 _YIELDING_NS = 150_000
 """What a thread that never sleeps gets at a time where others wake up: the kernel lets those go first, who slept."""
 
@@ -280,10 +278,8 @@ class SimKvStores:
         return self.loop.env.process(self._tables(cost_ns, nbytes))
 
     def _tables(self, cost_ns: int, nbytes: int) -> Generator[simpy.Event, Any, None]:
-        pieces = max(1, nbytes // _PIECE_BYTES)
-        for _ in range(pieces):
-            yield from self._in_slices(cost_ns // pieces, _YIELDING_NS)
-            self._disk.write(int(self.loop.env.now), nbytes // pieces)
+        yield from self._in_slices(cost_ns, _YIELDING_NS)
+        self._disk.write(int(self.loop.env.now), nbytes)  # a table is synced when it is complete, and until then in memory
 
     def _in_slices(self, cost_ns: int, longest_ns: int = SLICE_NS) -> Generator[simpy.Event, Any, None]:
         loop, env = self.loop, self.loop.env

@@ -125,5 +125,5 @@ async def _live(member: Member) -> None:
 def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:
     """Predicts one cell. Same model, cell and plan: same result. A run of so many seconds is what a real one would be, with the flushes
     that fall into it; one of so many proposals says what holds in the long run."""
-    own = model.on(cell.storage_name())
+    own = model.on(cell.group_name())
     return SimWorld(own.steady() if plan.proposals else own, cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))

@@ -72,7 +72,7 @@ def with_disk(model: Model, disk: Disk, kv: dict[str, Kv] | None = None) -> Mode
 
 
 def test_a_disk_is_found_by_how_long_saves_take(training: list[tuple[Cell, Measurement]]) -> None:
-    """However wrong the probe was: a third of the sync, no bytes, no growth. Each storage has its own curve."""
+    """However wrong the probe was: a third of the sync, no bytes, no growth. Each group has its own curve."""
     on_disk = [(cell, m) for cell, m in training if cell.wal != "mem"]
     probed = with_disk(TRUE, msgspec.structs.replace(TRUE.hardware.disk, sync_us=[100.0, 100.0], byte_ns=0.0, grow_us=0.0))
     found = _with_saves(probed, on_disk)
@@ -82,11 +82,12 @@ def test_a_disk_is_found_by_how_long_saves_take(training: list[tuple[Cell, Measu
         again = run(cell, found)
         assert _save_us(again) == pytest.approx(_save_us(measured), rel=0.1), cell
     for name in ("file+leveldb", "etcd+mem", "leveldb"):
-        costs = found.software.storages[name]
-        assert len(costs.sync_at) >= 4
-        assert costs.sync_times[0] == pytest.approx(3.0, rel=0.5)
-        assert costs.sync_times[-1] > costs.sync_times[0]  # bytes, of which the probe said nothing
-    assert "mem+mem" not in found.software.storages
+        disk = found.software.groups[f"{name} tcp"].disk
+        assert disk is not None
+        assert len(disk.at) >= 4
+        assert disk.times[0] == pytest.approx(3.0, rel=0.5)
+        assert disk.times[-1] > disk.times[0]  # bytes, of which the probe said nothing
+    assert "mem+mem tcp" not in found.software.groups
 
 
 def test_a_disk_whose_tail_is_heavier_under_load_is_found_by_its_slowest_saves() -> None:
@@ -96,8 +97,9 @@ def test_a_disk_whose_tail_is_heavier_under_load_is_found_by_its_slowest_saves()
     loaded = with_disk(TRUE, msgspec.structs.replace(disk, spread=3.0))
     cells = [cell for cell in CELLS if cell.storage_name() == "file+leveldb" and cell.bytes == 256]
     measured = [(cell, run(cell, loaded)) for cell in cells]
-    found = _with_spread(with_disk(TRUE, disk), measured).software.storages["file+leveldb"].sync_spread
-    assert found == pytest.approx(3.0, rel=0.25)
+    found = _with_spread(with_disk(TRUE, disk), measured).software.groups["file+leveldb tcp"].disk
+    assert found is not None
+    assert found.spread == pytest.approx(3.0, rel=0.25)
 
 
 def report_of(samples: list[tuple[int, int, int]]) -> PeerReport:
@@ -129,8 +131,8 @@ def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measuremen
     link = model.hardware.links["tcp"]
     assert link.delay_us == pytest.approx(40, abs=5)
     assert (link.send.fixed_us, link.wake_us) == (pytest.approx(6, rel=0.1), pytest.approx(9, rel=0.1))
-    assert set(model.software.storages) == {"file+leveldb", "etcd+mem", "leveldb", "mem+mem"}
-    for costs in (model.software, *model.software.storages.values()):
+    assert set(model.software.groups) == {"file+leveldb tcp", "etcd+mem tcp", "leveldb tcp", "mem+mem tcp"}
+    for costs in (model.software, *model.software.groups.values()):
         for name, cost in costs.stages.items():
             assert cost.exact_ns(24, 24 * 290) == pytest.approx(8_000, rel=0.02), name
         for kind, store in costs.kv.items():
@@ -152,5 +154,5 @@ def test_training_cells_are_near_those_to_predict_and_none_of_them() -> None:
     asked += [Cell("parallel-append", "file", "leveldb", "split", "tcp", 24)] * 2
     (group,) = training_cells(asked)
     assert {cell.bytes for cell in group} == {64, 256, 4096}
-    assert [cell.conc for cell in group if cell.bytes == 256] == [2, 25, 200, 2500]  # 24 is to be predicted
+    assert [cell.conc for cell in group if cell.bytes == 256] == [2, 25, 200, 800, 2500]  # 24 is to be predicted
     assert not set(group) & set(asked)

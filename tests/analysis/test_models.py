@@ -19,7 +19,7 @@ from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.experiment import run_grid
-from rafttoy.sim.model import Calibrated, Costs, Disk, Interruptions, Kv, Linear, Model, load_model, parse_model
+from rafttoy.sim.model import Calibrated, Costs, Disk, DiskUse, Interruptions, Kv, Linear, LinkWork, Model, load_model, parse_model
 from rafttoy.worlds import run_sim
 from tests.analysis.beds import make_model
 
@@ -249,10 +249,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         assert open_model(str(path)) == model
 
 
-def test_a_disk_is_wider_under_load_but_no_slower_than_the_slowest_that_was_seen() -> None:
+def test_a_disk_is_wider_under_load_and_its_slowest_hundredth_by_itself() -> None:
     disk = Disk(sync_us=[50.0, 100.0, 200.0, 300.0], sync_percent=[0.0, 50.0, 99.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=1.0)
     assert disk.spread_us() == [50.0, 100.0, 200.0, 300.0]
-    assert msgspec.structs.replace(disk, spread=2.0).spread_us() == pytest.approx([25.0, 100.0, 300.0, 300.0])
+    assert msgspec.structs.replace(disk, spread=2.0).spread_us() == pytest.approx([25.0, 100.0, 400.0, 500.0])
 
 
 @pytest.mark.parametrize(
@@ -303,19 +303,28 @@ def test_a_variant_of_a_stage_costs_what_the_stage_does_unless_it_is_named() -> 
 
 
 def with_storage(model: Model) -> Model:
-    own = Costs({"propose": Linear(40.0)}, {"leveldb": Kv(write=Linear(9.0))}, beside=2.0, sync_at=(4096.0, 65536.0), sync_times=(2.0, 3.0))
-    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, storages={"file+leveldb": own}))
+    own = Costs(
+        {"propose": Linear(40.0)},
+        {"leveldb": Kv(write=Linear(9.0))},
+        {"tcp": LinkWork(send=Linear(6.0), wake_us=4.0)},
+        DiskUse(loop_us=7.0, at=(4096.0, 65536.0), times=(2.0, 3.0)),
+    )
+    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, groups={"file+leveldb tcp": own}))
 
 
 def test_a_storage_has_costs_of_its_own() -> None:
     model = with_storage(make_model(stage_us=5.0, link={"send": Linear(fixed_us=3.0)}))
-    own = model.on("file+leveldb")
+    own = model.on("file+leveldb tcp")
     assert own.software.stages["propose"] == Linear(40.0)
     assert own.software.stages["ready"] == Linear(5.0)
     assert own.software.kv["leveldb"].write == Linear(9.0)
-    assert own.hardware.links["tcp"].send == Linear(fixed_us=6.0)
+    tcp, other = (each.hardware.links["tcp"] for each in (own, model.on("etcd+mem tcp")))
+    assert (tcp.send, tcp.wake_us, other.send, tcp.delay_us) == (Linear(6.0), 4.0, Linear(3.0), other.delay_us)
     assert (own.hardware.disk.at, own.hardware.disk.times) == ((4096.0, 65536.0), (2.0, 3.0))
-    assert model.on("mem+mem") is model
+    assert own.hardware.disk.loop_us == 7.0
+    other = model.on("file+leveldb grpc")  # the same storage, another transport
+    assert (other.software.stages["propose"], other.hardware.disk.at) == (Linear(40.0), (4096.0, 65536.0))
+    assert model.on("mem+mem tcp") is model
     slow, quick = (
         run_sim(Cell(wal=wal, engine=engine, transport="tcp", conc=1), Plan(proposals=20), model)
         for wal, engine in (("file", "leveldb"), ("mem", "mem"))
@@ -325,10 +334,16 @@ def test_a_storage_has_costs_of_its_own() -> None:
 
 
 def test_a_setting_changes_the_costs_of_every_storage() -> None:
-    changed = apply_settings(with_storage(make_model(stage_us=5.0)), ["stages.propose=x2", "kv.leveldb.write.fixed_us=1"])
+    changed = apply_settings(
+        with_storage(make_model(stage_us=5.0)),
+        ["stages.propose=x2", "kv.leveldb.write.fixed_us=1", "hardware.links=x0.5", "disk.loop_us=3"],
+    )
     assert changed.software.stages["propose"].fixed_us == 10.0
-    own = changed.software.storages["file+leveldb"]
-    assert (own.stages["propose"].fixed_us, own.kv["leveldb"].write.fixed_us, own.beside) == (80.0, 1.0, 2.0)
+    own = changed.software.groups["file+leveldb tcp"]
+    assert (own.stages["propose"].fixed_us, own.kv["leveldb"].write.fixed_us) == (80.0, 1.0)
+    assert own.disk is not None
+    assert own.disk.loop_us == 3.0
+    assert (own.links["tcp"].send.fixed_us, own.links["tcp"].wake_us) == (3.0, 2.0)
 
 
 def test_a_model_with_curves_and_storages_is_read_back(tmp_path: Path) -> None:
