@@ -5,10 +5,10 @@ concurrencies that no predicted cell has, whose peers record the CPU time of eve
 a + b · entries + c · bytes (non-negative least squares on relative errors: Lawson & Hanson 1974); what the loop's thread spent beside
 its stages is put down to packets, wake-ups and hand-offs, what other threads spent to the stores' compactions and the transport's own.
 
-Two things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
+Three things are fitted by simulating the training cells. A disk under a group of peers is slower than by itself (they sync at the same
 time, share its cores, and other files are written): for each group its sync is scaled, by the bytes written at once, until saves take
-as long as in the training runs. And the one-way delay of a link is what makes the training cells of lowest concurrency as slow as the
-measured ones.
+as long as in the training runs; and its slow saves are spread as theirs. The one-way delay of a link is what makes the training cells of
+lowest concurrency as slow as the measured ones, and what a group adds to it.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _LOADS = (2, 24, 200, 800, 2500)
 _OTHER_SIZES_CONC = 200
-_TRAINING = Plan(seconds=1.0, warmup_seconds=0.5)
-_LONG_SECONDS = 3.0
+_TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
+_LONG_SECONDS = 2.7
 """Of the highest load: a store flushes and compacts only after its first 64 MB, which takes core time and the device from there on."""
 
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
-_SPREAD = Plan(seconds=0.4, warmup_seconds=0.03)
+_SPREAD = Plan(seconds=0.25, warmup_seconds=0.03)
 _STEPS = 3
 _LEAST, _MOST = 0.1, 30.0
 """Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
@@ -133,7 +133,7 @@ def quick_calibration(cells: Sequence[Cell], plan: Plan, progress: Progress, dat
 
 
 def calibrate(cells: Sequence[Cell], plan: Plan, progress: Progress, data_dir: Path | None = None, *, repeats: int = 1) -> Calibration:
-    """The same, with the error of each fit; of `repeats` rounds."""
+    """The same, with the error of each fit; every training cell is run `repeats` times, in interleaved rounds."""
     rounds = []
     for i in range(repeats):
 

@@ -35,7 +35,7 @@ Training = Sequence[tuple[Cell, Measurement]]
 
 _FILE_LOGS = frozenset(("wal.encode.file", "wal.encode.etcd"))
 
-_CHECKED_ROUNDS = 100
+_CHECKED_ROUNDS = 40
 
 
 def typical(training: Training) -> list[tuple[Cell, Measurement]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def command(request: Request, into: Path | None) -> None:
     """Run training cells on this host, fit what every step costs, and write the model file that sim, compare, explain and sweep take.
 
     The flags say what it is for: it is fitted for their transports, storages and sizes, and never on one of their cells, so that
-    these can judge it. Without flags: every transport, and the storages file+leveldb, mem+mem and leveldb. With --count N every training
-    cell is run N times: on a host that others use, too, one run is off by more than the fit.
+    these can judge it. Without flags: file+leveldb over tcp and grpc, mem+mem and leveldb over tcp, in about a minute. With --count N
+    every training cell is run N times: on a host that others use, too, one run is off by more than the fit.
     The table shows each fit with its error: the root mean square over the training runs, in percent of what was measured.
     """
     cells = _wanted(request)
@@ -59,13 +60,16 @@ def _wanted(request: Request) -> list[Cell]:
     """The cells of the flags; of what they leave open, all that a model is calibrated for."""
     ctx = click.get_current_context()
     cells = request.cells
-    if not rank(ctx, "transport"):
-        cells = [msgspec.structs.replace(cell, transport=name) for name in TRANSPORTS for cell in cells]
-    if not any(rank(ctx, name) for name in ("wal", "engine", "storage")):
-        cells = [
-            msgspec.structs.replace(cell, storage=storage, wal=wal, engine=engine) for storage, wal, engine in _STORAGES for cell in cells
-        ]
-    return list(dict.fromkeys(cells))
+    storages: list[tuple[str, str, str] | None] = [None] if any(rank(ctx, name) for name in ("wal", "engine", "storage")) else [*_STORAGES]
+    transports = [""] if rank(ctx, "transport") else [*TRANSPORTS]
+    groups = list(itertools.product(transports, storages))
+    if len(transports) > 1 and len(storages) > 1:
+        groups = [("grpc", _STORAGES[0]), *(("tcp", storage) for storage in _STORAGES)]
+    wanted = []
+    for (transport, storage), cell in itertools.product(groups, cells):
+        kind, wal, engine = storage or (cell.storage, cell.wal, cell.engine)
+        wanted.append(msgspec.structs.replace(cell, transport=transport or cell.transport, storage=kind, wal=wal, engine=engine))
+    return list(dict.fromkeys(wanted))
 
 
 def _fits(made: Calibration) -> Table:
