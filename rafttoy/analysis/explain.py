@@ -21,6 +21,10 @@ from rafttoy.worlds import TRANSPORTS
 
 __all__ = ["Explanation", "WhatIf", "explain", "simulate"]
 
+_ROUNDS = 5 * ROUNDS
+"""What a change gives is a difference of two runs: one percent of it is to be told from none."""
+
+
 _STAGES_SHOWN = 3
 """Of the stages, so many of the most expensive ones stand by themselves."""
 
@@ -61,7 +65,7 @@ def explain(
     plan: Plan,
     *,
     settings: Sequence[str] = (),
-    rounds: int = ROUNDS,
+    rounds: int = _ROUNDS,
     progress: Progress = lambda what, share: None,
     run: Callable[[Cell, Plan, Model], Result] = simulate,
 ) -> Explanation:

@@ -15,7 +15,7 @@ from rafttoy.sim.model import Model
 __all__ = ["ROUNDS", "brief"]
 
 ROUNDS = 200
-"""Measured, after a tenth as many to warm up: throughput to within about 1 %, p99 to within about 20 % (measured by
+"""Measured, after a tenth as many to warm up: throughput to within 2 to 4 %, p99 to within about 20 % (measured by
 `benchmarks/sweep_speed.py`)."""
 
 _ARRIVALS = (5, 150)

@@ -125,6 +125,7 @@ class _Store:
         self._flush: simpy.Process | None = None  # the newest one
         self._full: simpy.Process | None = None  # the flush that writes wait for
         self._failure: str | None = None
+        self._factors = stores.cpu.spread.of(f"kv.{kind}")
         self._inline = stores.cpu.stage(f"kv.{kind}").record
         self._threaded = self._inline if self._volatile else stores.cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
 
@@ -136,7 +137,7 @@ class _Store:
         stores, content = self._stores, self._content
         sync = sync and not self._volatile
         threaded = sync or self._in_line > 0 or (batch.nbytes > KV_INLINE_BYTES and not self._volatile)
-        cost_ns = stores.cpu.spread.of(self._costs.write.exact_ns(batch.count, batch.nbytes))
+        cost_ns = int(self._costs.write.exact_ns(batch.count, batch.nbytes) * next(self._factors))
         (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
         failure = self._write_failure()
         if failure is None:

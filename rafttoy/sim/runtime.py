@@ -14,7 +14,9 @@ Long work is done in slices, as the kernel's scheduler has it: three peers that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Sequence
+import itertools
+import zlib
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -259,39 +261,39 @@ class SimTasks:
 
 
 class Spread:
-    """Factors as in `Software.spread`, in an order drawn from a numpy Generator; after `_FACTORS` of them they come again."""
+    """Factors as in `Software.spread`, in an order drawn from a numpy Generator. Each kind of work takes them in turn from a place of its
+    own: the same execution of it has the same factor whatever else happened before, so that two models differ by their costs."""
 
-    __slots__ = ("_at", "_factors")
+    __slots__ = ("_factors",)
 
     def __init__(self, quantiles: Sequence[float] = (), percent: Sequence[float] = (), rng: Any = None) -> None:
-        self._at = 0
         self._factors = [1.0]
         if quantiles and rng is not None:
             values = np.interp((np.arange(_FACTORS) + 0.5) * 100 / _FACTORS, percent, quantiles)
             self._factors = (rng.permutation(values) / values.mean()).tolist()
 
-    def of(self, duration_ns: float) -> int:
-        """The duration of one that takes this on average."""
-        self._at = (self._at + 1) % len(self._factors)
-        return int(duration_ns * self._factors[self._at])
+    def of(self, name: str) -> Iterator[float]:
+        """The factors of the executions of `name`, without end."""
+        begin = zlib.crc32(name.encode()) % len(self._factors)
+        return itertools.cycle(self._factors[begin:] + self._factors[:begin])
 
 
 class SimStage:
     """Charges its cost to the loop and waits until it is done."""
 
-    __slots__ = ("_cost", "_loop", "_spread", "record")
+    __slots__ = ("_cost", "_factors", "_loop", "record")
 
-    def __init__(self, loop: Loop, cost: Linear, record: StageRecord, spread: Spread) -> None:
+    def __init__(self, loop: Loop, cost: Linear, record: StageRecord, factors: Iterator[float]) -> None:
         self._loop = loop
         self._cost = cost
-        self._spread = spread
+        self._factors = factors
         self.record = record
 
     def start(self) -> int:
         return 0
 
     def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> _Charge:
-        duration_ns = self._spread.of(self._cost.exact_ns(entries, nbytes))
+        duration_ns = int(self._cost.exact_ns(entries, nbytes) * next(self._factors))
         self.record.add(entries, nbytes, duration_ns)
         self._loop.charge(duration_ns)
         return _Charge(self._loop)
@@ -323,7 +325,7 @@ class SimCpu:
     def stage(self, name: str) -> SimStage:
         if name not in self._stages:
             self.records[name] = StageRecord(name)
-            self._stages[name] = SimStage(self._loop, self._software.stage(name) or Linear(), self.records[name], self.spread)
+            self._stages[name] = SimStage(self._loop, self._software.stage(name) or Linear(), self.records[name], self.spread.of(name))
         return self._stages[name]
 
     def unknown(self) -> list[str]:
