@@ -91,22 +91,18 @@ def measure(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: 
 
 def train(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: Path | None) -> None:
     """A round of the calibration, appended to `into` unless it is there."""
-    if len(rounds_in(into)) < seed:
+    if not into.exists() or len(into.read_bytes().splitlines()) < seed:
         with progress(f"calibrating, round {seed}") as moving:
             found = measure_round(cells, msgspec.structs.replace(plan, seed=seed), moving, data_dir)
         with into.open("ab") as file:
             file.write(msgspec.json.encode(found) + b"\n")
 
 
-def rounds_in(into: Path) -> list[Round]:
-    lines = into.read_bytes().splitlines() if into.exists() else []
-    return [msgspec.json.decode(line, type=Round) for line in lines]
-
-
 def model_of(training: Path, path: Path) -> Model:
     """The model in `path`, or one that is fitted now to the rounds in `training`, and written there."""
     if not path.exists():
-        path.write_text(dump_model(calibration_of(rounds_in(training)).model), encoding="utf-8")
+        rounds = [msgspec.json.decode(line, type=Round) for line in training.read_bytes().splitlines()]
+        path.write_text(dump_model(calibration_of(rounds).model), encoding="utf-8")
     return open_model(str(path))
 
 

@@ -185,11 +185,7 @@ def calibration_of(rounds: Sequence[Round]) -> Calibration:
 def _mean(structs: Sequence[S]) -> S:
     """Number by number, and list by list."""
     values = [msgspec.structs.asdict(struct) for struct in structs]
-    means = {
-        name: np.mean([each[name] for each in values], axis=0).round(4).tolist()
-        for name in values[0]
-        if all(len(np.atleast_1d(each[name])) == len(np.atleast_1d(values[0][name])) for each in values)
-    }
+    means = {name: np.mean([each[name] for each in values], axis=0).round(4).tolist() for name in values[0]}
     return msgspec.structs.replace(structs[0], **means)
 
 
@@ -250,8 +246,8 @@ def _with_groups(model: Model, groups: dict[str, Costs]) -> Model:
 def _fit_group(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:
     """What the peers of that group cost, beside what holds for all."""
     own = [(cell, m) for cell, m in training if cell.group_name() == name]
-    stages, kv = _fit_software([report for _, m in own for report in m.reports.values()])
     reports = [report for _, m in own for report in m.reports.values()]
+    stages, kv = _fit_software(reports)
     for kind, store in kv.items():
         flushed = any(report.counters.get("kv_buffers", 0) for report in reports if put_bytes(kind, report))
         known = msgspec.structs.replace(model.software.kv[kind], write=store.write)
