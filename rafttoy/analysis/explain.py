@@ -22,8 +22,10 @@ from rafttoy.worlds import TRANSPORTS
 __all__ = ["Explanation", "WhatIf", "explain", "simulate"]
 
 _ROUNDS = 5 * ROUNDS
-"""What a change gives is a difference of two runs: one percent of it is to be told from none."""
+"""What a change gives is a difference of two runs: one percent of it is to be told from none. Where that is more than so many proposals,
+it is fewer rounds, though not fewer than others have: a minute is too long to wait."""
 
+_PROPOSALS = 100_000
 
 _STAGES_SHOWN = 3
 """Of the stages, so many of the most expensive ones stand by themselves."""
@@ -65,13 +67,15 @@ def explain(
     plan: Plan,
     *,
     settings: Sequence[str] = (),
-    rounds: int = _ROUNDS,
+    rounds: int | None = None,
     progress: Progress = lambda what, share: None,
     run: Callable[[Cell, Plan, Model], Result] = simulate,
 ) -> Explanation:
-    """Of `cell` with `settings` applied to the model. Each simulation is about so many `rounds` long.
+    """Of `cell` with `settings` applied to the model. Each simulation is about so many `rounds` long (by default up to a thousand).
 
     Raises ConfigError for a setting that names no cost."""
+    if rounds is None:
+        rounds = max(ROUNDS, min(_ROUNDS, _PROPOSALS // max(1, cell.conc)))
     changed = apply_settings(model, settings)
     before = run(cell, brief(cell, plan, model, rounds), model) if settings else None
     base = run(cell, brief(cell, plan, changed, rounds), changed)
