@@ -449,7 +449,7 @@ def test_a_failure_of_the_other_side_is_told(tmp_path: Path, capfd: pytest.Captu
 def test_flags_in_the_documentation_exist() -> None:
     text = (ROOT / "docs/performance.md").read_text()
     known = {name for parameter in versus.versus.params for name in parameter.opts}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", re.sub(r"`?rafttoy bench[^`\n]*", "", text)))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", re.sub(r"`?(rafttoy bench|python benchmarks/(?!versus))[^`\n]*", "", text)))
     named -= {"--rate"}  # of the other's command
     assert {"--cell", "--other", "--other-durable", "--min-ratio", "--max-p99-ratio"} <= named <= known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from rafttoy.worlds import TRANSPORTS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "models").glob("*.md"))
+SCRIPT_COMMAND = r"python benchmarks/(\w+)\.py((?:\\\n|[^`\n])*)"
+SCRIPT_COMMANDS = [
+    found for path in (*DOCUMENTS, *sorted(ROOT.glob("docs/*.md"))) for found in re.findall(SCRIPT_COMMAND, path.read_text())
+]
 
 
 def fence(heading: str) -> list[str]:
@@ -43,6 +48,11 @@ def parse(line: str) -> click.Context:
     command = cli.get_command(click.Context(cli), words[1])
     assert command is not None, line
     return command.make_context(words[1], words[2:], parent=click.Context(cli, info_name="rafttoy"))
+
+
+def unquoted(text: str) -> str:
+    """Without quoted words: a command inside a command has flags of its own."""
+    return re.sub(r"'[^']*'", "", text)
 
 
 def parameters(command: str) -> list[click.Option]:
@@ -108,6 +118,13 @@ def test_every_flag_stands_in_the_readme_and_every_flag_there_exists() -> None:
     assert named <= known
     documented = named | {"--output"}  # as -o
     assert known - {"--help", "--version", "-h", "-o", "-v"} <= documented
+
+
+@pytest.mark.parametrize("script", sorted({script for script, _ in SCRIPT_COMMANDS}))
+def test_benchmarks_take_the_flags_that_documents_give_them(script: str) -> None:
+    named = {flag for name, rest in SCRIPT_COMMANDS if name == script for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", unquoted(rest))}
+    done = subprocess.run([sys.executable, f"benchmarks/{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert named <= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout))
 
 
 def test_names_of_components_are_complete() -> None:
