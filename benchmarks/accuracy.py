@@ -2,12 +2,12 @@
 
     python benchmarks/accuracy.py --into accuracy.jsonl
 
-Runs rounds: in each, the training cells of a calibration, then every test cell once. A model of this host is fitted to the training
-cells of all rounds, and predicts the test cells; printed are errors of throughput, p50 and p99 (of medians), the worst cell, how many
-pairs of pipelines stand in the right order, and the noise. Training alternates with testing for the reason that the two sides of
-`versus.py` do: a shared host is a third faster or slower ten minutes later, and a calibration that was all done before would be of another
-host. No fit sees a test cell: the two lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and
-takes about half an hour; `--small` is its own test.
+Runs rounds: in each, for every group of cells (a storage over a transport) first its training cells, then its test cells once. A model of
+this host is fitted to the training cells of all rounds, and predicts the test cells; printed are errors of throughput, p50 and p99 (of
+medians), the worst cell, how many pairs of pipelines stand in the right order, and the noise. Training alternates with testing for the
+reason that the two sides of `versus.py` do: a shared host is a third faster or slower ten minutes later, and a calibration that was all
+done before would be of another host. No fit sees a test cell: the two lists are printed and disjoint. Interrupted, it goes on where it
+ended. It wants a quiet host and takes about half an hour; `--small` is its own test.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import click
 import msgspec
 
 from rafttoy.analysis import formats, ledger
-from rafttoy.analysis.calibrate import Round, calibration_of, measure_round, training_cells
+from rafttoy.analysis.calibrate import Round, calibration_of, measure_group, probe_round, training_cells
 from rafttoy.analysis.compare import Comparison, compare
 from rafttoy.analysis.compare_text import detail_tables, verdict
 from rafttoy.analysis.html import page
 from rafttoy.analysis.interval import prediction_interval
 from rafttoy.analysis.models import dump_model, open_model
-from rafttoy.analysis.sweep import sweep
+from rafttoy.analysis.sweep import read_results, sweep
 from rafttoy.cell import Cell, Plan
 from rafttoy.cli.console import note, print_table, progress, run_script
 from rafttoy.cli.types import COUNT, DURATION
@@ -71,10 +71,14 @@ OPEN = ("parallel-append", "async-storage")
 SMALL = cells_of(("basic", "async-storage"), MEMORY, "tcp", (4, SATURATED))
 
 
+def saturated(cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.conc == SATURATED and cell.pipeline in OPEN and cell.transport == "tcp"]
+
+
 def open_loops(measured: Sequence[Result], cells: Sequence[Cell]) -> list[Cell]:
     """At shares of the throughput that the same configuration reached in a closed loop, in two digits: the first round says it, so that a
     resumed run asks for the same."""
-    reached = {result.cell(): result.ops_per_s for result in reversed(measured)}
+    reached = {result.cell(): result.ops_per_s for result in reversed(measured) if not result.rate}
     loops = []
     for cell in cells:
         for share in SHARES:
@@ -83,19 +87,37 @@ def open_loops(measured: Sequence[Result], cells: Sequence[Cell]) -> list[Cell]:
     return loops
 
 
-def measure(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: Path | None) -> list[Result]:
-    with progress(f"measuring, round {seed}") as moving:
-        seeded = msgspec.structs.replace(plan, seed=seed)
-        return sweep("real", cells, lambda cell: seeded, into=into, data_dir=data_dir, progress=moving, say=note)
+def measure(cells: Sequence[Cell], plan: Plan, into: Path, data_dir: Path | None) -> list[Result]:
+    with progress(f"round {plan.seed}, testing") as moving:
+        return sweep("real", cells, lambda cell: plan, into=into, data_dir=data_dir, progress=moving, say=note)
 
 
-def train(cells: Sequence[Cell], plan: Plan, seed: int, into: Path, data_dir: Path | None) -> None:
-    """A round of the calibration, appended to `into` unless it is there."""
-    if not into.exists() or len(into.read_bytes().splitlines()) < seed:
-        with progress(f"calibrating, round {seed}") as moving:
-            found = measure_round(cells, msgspec.structs.replace(plan, seed=seed), moving, data_dir)
-        with into.open("ab") as file:
-            file.write(msgspec.json.encode(found) + b"\n")
+def is_missing(training: Path, seed: int) -> bool:
+    """Whether that round, a line of `training`, is yet to be trained on."""
+    return not training.exists() or len(training.read_bytes().splitlines()) < seed
+
+
+def keep(found: Round, training: Path) -> None:
+    with training.open("ab") as file:
+        file.write(msgspec.json.encode(found) + b"\n")
+
+
+def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | None, data_dir: Path | None) -> list[Result]:
+    """Of every test cell a result, in `into`; open loops are of the saturated ones among `closed`. What was trained on is a line of
+    `training`; nothing is, where that has the round already, or is None."""
+    found = probe_round(data_dir) if training is not None and is_missing(training, plan.seed) else None
+    results: list[Result] = []
+    for group in training_cells(closed):
+        if found is not None:
+            with progress(f"round {plan.seed}, training") as moving:
+                moving(group[0].group_name(), 0.0)
+                found.runs.extend(measure_group(group, plan, data_dir))
+        own = [cell for cell in closed if cell.group_name() == group[0].group_name()]
+        results += measure(own, plan, into, data_dir)
+        results += measure(open_loops(read_results(into), saturated(own)), plan, into, data_dir)
+    if training is not None and found is not None:
+        keep(found, training)
+    return results
 
 
 def model_of(training: Path, path: Path) -> Model:
@@ -161,7 +183,6 @@ def main(
 ) -> None:
     """Judge predictions on this host."""
     closed = SMALL if small else CLOSED
-    saturated = [cell for cell in closed if cell.conc == SATURATED and cell.pipeline in OPEN and cell.transport == "tcp"]
     training = [cell for group in training_cells(closed) for cell in group]
     assert not set(training) & set(closed), "a cell that is fitted on cannot judge"
     if listed:
@@ -171,13 +192,11 @@ def main(
         return
     plan = Plan(seconds=duration, warmup_seconds=warmup)
     rounds, charged = into.with_suffix(".training.jsonl"), model or into.with_suffix(".toml")
-    tested, real = closed, []
+    real = []
     for seed in range(1, repeats + 1):
-        if not charged.exists():
-            train(closed, plan, seed, rounds, data_dir)
-        if seed == 1:
-            tested = [*closed, *open_loops(measure(closed, plan, seed, into, data_dir), saturated)]
-        real += measure(tested, plan, seed, into, data_dir)
+        seeded = msgspec.structs.replace(plan, seed=seed)
+        real += run_round(closed, seeded, into, None if charged.exists() else rounds, data_dir)
+    tested = list(dict.fromkeys(result.cell() for result in real))
     trusted = model_of(rounds, charged)
     comparison = compare(real, predict(tested, plan, trusted))
     report(comparison, training, tested)

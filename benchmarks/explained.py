@@ -20,7 +20,8 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from benchmarks.accuracy import model_of, train
+from benchmarks.accuracy import is_missing, keep, model_of
+from rafttoy.analysis.calibrate import measure_round
 from rafttoy.analysis.explain import simulate
 from rafttoy.analysis.formats import human_count
 from rafttoy.analysis.plans import brief
@@ -153,12 +154,14 @@ def main(
     training, charged = into.with_suffix(".training.jsonl"), model or into.with_suffix(".toml")
     rates: list[list[tuple[float, float]]] = [[] for _ in changes]
     for seed in range(1, rounds + 1):
-        if not charged.exists() and seed <= TRAINING_ROUNDS:
-            train(cells, plan, seed, training, data_dir)
+        seeded = msgspec.structs.replace(plan, seed=seed)
+        if not charged.exists() and seed <= TRAINING_ROUNDS and is_missing(training, seed):
+            with progress(f"calibrating, round {seed}") as moving:
+                keep(measure_round(cells, seeded, moving, data_dir), training)
         with progress(f"measuring, round {seed}") as moving:
             for i, change in enumerate(changes):
                 moving(f"{change.resource}: {change.what}", i / len(changes))
-                rates[i].append(measure(change, msgspec.structs.replace(plan, seed=seed), data_dir))
+                rates[i].append(measure(change, seeded, data_dir))
     trusted = model_of(training, charged)
     findings = [find(change, trusted, pairs) for change, pairs in zip(changes, rates, strict=True)]
     into.write_bytes(b"".join(msgspec.json.encode(found) + b"\n" for found in findings))

@@ -53,6 +53,10 @@ class PeerReport(msgspec.Struct, frozen=True):
     stages: dict[str, StageTotals]
     counters: dict[str, int]
     metrics: dict[str, dict[str, float]]
+    buffered_pairs: int = 0
+    """What the buffers of its stores held when the window began."""
+    filled_buffers: int = 0
+    """How many of them had been full before."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -168,6 +172,7 @@ class Member:
         self._campaign_wait_ns = _CAMPAIGN_NS[0]
         self._usage0 = (0, 0)
         self._counters0: dict[str, int] = {}
+        self._buffered_pairs0 = self._filled_buffers0 = 0
         self._stopped = False
         self._on_failure: Callable[[BaseException], None] = lambda error: None
         ports.tasks.on_failure(self.fail)
@@ -428,6 +433,7 @@ class Member:
         self.metrics.clear()
         self._usage0 = self.ports.cpu.usage()
         self._counters0 = self._counters()
+        self._buffered_pairs0, self._filled_buffers0 = self.ports.kv.buffered()
 
     def _counters(self) -> dict[str, int]:
         storage = self.storage.counters() if self.storage is not None else {}
@@ -458,6 +464,8 @@ class Member:
             stages=stages,
             counters={name: value - self._counters0.get(name, 0) for name, value in counters.items()},
             metrics=metrics,
+            buffered_pairs=self._buffered_pairs0,
+            filled_buffers=self._filled_buffers0,
         )
 
     # --- a leader's calls to the others ---

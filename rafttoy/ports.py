@@ -28,6 +28,7 @@ __all__ = [
     "File",
     "Files",
     "Future",
+    "KvBuffer",
     "KvStore",
     "KvStores",
     "Links",
@@ -212,8 +213,32 @@ class Files(Protocol):
 KV_BUFFER_BYTES = 64 << 20
 """What a durable store takes in before it writes it out as a table, on a thread of its own (a memtable's size)."""
 
-KV_PAIR_BYTES = 48
+KV_PAIR_BYTES = 40
 """What a pair takes of that beside its key and value (LevelDB: lengths, sequence number, node, and what its arena leaves unused)."""
+
+
+@final
+class KvBuffer:
+    """What a durable store has taken in since its buffer was last full. `filled` counts how often it was, `filled_since_opened` no
+    longer than the store is open."""
+
+    __slots__ = ("filled", "filled_since_opened", "nbytes", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs = self.nbytes = self.filled = self.filled_since_opened = 0
+
+    def take(self, pairs: int, nbytes: int) -> None:
+        """`nbytes` of keys and values. One that is full by them is empty again, and counted."""
+        self.pairs += pairs
+        self.nbytes += nbytes + KV_PAIR_BYTES * pairs
+        if self.nbytes >= KV_BUFFER_BYTES:
+            self.pairs = self.nbytes = 0
+            self.filled += 1
+            self.filled_since_opened += 1
+
+    def close(self) -> None:
+        self.pairs = self.nbytes = self.filled_since_opened = 0
+
 
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""
@@ -259,6 +284,9 @@ class KvStores(Protocol):
 
     def counters(self) -> dict[str, int]:
         """`kv_buffers`: how often a durable store had its `KV_BUFFER_BYTES` full of pairs, which it then flushes."""
+
+    def buffered(self) -> tuple[int, int]:
+        """(pairs that the buffers of open durable stores hold now, how often they were full since the stores were opened)."""
 
 
 # --- links -------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import math
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +28,11 @@ from scipy.optimize import nnls
 
 from rafttoy.analysis.fits import (
     Fit,
+    buffered_pairs,
+    compactions_ns,
+    cuts_flush,
     fits_of,
-    flushed_bytes,
+    flushed,
     handoffs,
     logs_in_files,
     loop_beside_stages,
@@ -50,7 +53,17 @@ from rafttoy.sim.model import Costs, Disk, DiskUse, Hardware, Interruptions, Kv,
 from rafttoy.storage import is_durable
 from rafttoy.worlds import cores, run_local, run_sim
 
-__all__ = ["Calibration", "Round", "calibrate", "calibration_of", "measure_round", "quick_calibration", "training_cells"]
+__all__ = [
+    "Calibration",
+    "Round",
+    "calibrate",
+    "calibration_of",
+    "measure_group",
+    "measure_round",
+    "probe_round",
+    "quick_calibration",
+    "training_cells",
+]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -86,6 +99,14 @@ _OTHER_SIZE = 0.1
 
 _DEARER = 1.5
 """What is this many times dearer with fewer entries is such work, too, however often it was met."""
+
+
+_PAIR_AS_BYTES = 230
+"""A pair that LevelDB flushes costs as much CPU time as so many bytes: buffers of 256 B pairs took 390 to 490 ms, of 4 KiB 200 to 310."""
+
+_PAIRS_AT = tuple(float(1 << bits) for bits in range(10, 19, 2))
+_PIECES, _FEWEST_A_PIECE = 8, 4
+"""Of a run, from an empty buffer to a full one."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -150,23 +171,31 @@ def measure_round(cells: Sequence[Cell], plan: Plan, progress: Progress, data_di
     """What a model of `cells` is fitted from, measured once."""
     groups = training_cells(cells)
     progress("disk", 0.0)
-    found = Round(probe_disk(data_dir), probe_interruptions(cores(None)), [])
+    found = probe_round(data_dir)
     for i, group in enumerate(groups):
         progress(str(group[0]), (1 + i) / (1 + len(groups)))
+        found.runs.extend(measure_group(group, plan, data_dir))
+    return found
 
-        def measured(position: int, measurement: Measurement, group: list[Cell] = group) -> None:
-            found.runs.append((group[position], measurement))
 
-        run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
-        long_plan = msgspec.structs.replace(run_plan, seconds=_LONG_SECONDS)
-        run_local(
-            [(cell, long_plan if cell.conc >= _LOADS[-1] else run_plan) for cell in group],
-            data_dir=data_dir,
-            on_measured=measured,
-            progress=lambda position, share: None,
-            say=lambda line: None,
-            samples=True,
-        )
+def probe_round(data_dir: Path | None) -> Round:
+    """The beginning of one: the disk and the cores by themselves."""
+    return Round(probe_disk(data_dir), probe_interruptions(cores(None)), [])
+
+
+def measure_group(group: Sequence[Cell], plan: Plan, data_dir: Path | None) -> list[tuple[Cell, Measurement]]:
+    """Its part for one group of training cells."""
+    found = []
+    run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
+    long_plan = msgspec.structs.replace(run_plan, seconds=_LONG_SECONDS)
+    run_local(
+        [(cell, long_plan if cell.conc >= _LOADS[-1] else run_plan) for cell in group],
+        data_dir=data_dir,
+        on_measured=lambda position, measurement: found.append((group[position], measurement)),
+        progress=lambda position, share: None,
+        say=lambda line: None,
+        samples=True,
+    )
     return found
 
 
@@ -229,10 +258,48 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
 
 def _fit_software(reports: Sequence[PeerReport]) -> tuple[dict[str, Linear], dict[str, Kv]]:
     """(stages, stores) of peers."""
-    fitted = {name: _fit_stages(reports, (name,)) for name in _names(reports)}
-    kinds = sorted({name.split(".")[1] for name in fitted if name.startswith("kv.")})
-    kv = {kind: Kv(write=_fit_stages(reports, (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}"))) for kind in kinds}
-    return {name: cost for name, cost in fitted.items() if not name.startswith("kv.")}, kv
+    names = sorted({name for report in reports for name in report.stages})
+    stages = {name: _fit_rows([_samples(report, name) for report in reports]) for name in names if not name.startswith("kv.")}
+    kinds = sorted({name.split(".")[1] for name in names if name.startswith("kv.")})
+    kv = {kind: _fit_store(kind, reports) for kind in kinds}
+    return stages, kv
+
+
+def _fit_store(kind: str, reports: Sequence[PeerReport]) -> Kv:
+    """What a batch costs where the buffer is empty, and how that grows with what it holds."""
+    both = [(report, _samples(report, name)) for report in reports for name in (f"kv.{kind}", f"kv.{kind}{BESIDE_LOOP}")]
+    runs = [(rows, buffered_pairs(kind, report, (np.arange(len(rows)) + 0.5) / len(rows))) for report, rows in both if len(rows)]
+    store = Kv(write=Linear()) if kind == "dict" else Kv(write=Linear(), pairs_at=_PAIRS_AT, pairs_times=_fit_pairs(runs))
+    empty = [
+        np.column_stack([rows[:, :2], rows[:, 2] / [interpolated(store.pairs_at, store.pairs_times, pairs) for pairs in held]])
+        for rows, held in runs
+    ]
+    return msgspec.structs.replace(store, write=_fit_rows(empty))
+
+
+def _fit_pairs(runs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, ...]:
+    """`Kv.pairs_times` at `_PAIRS_AT`, none below that before it, from the samples of each run and what the buffer held at each: by how
+    cost changed within each run among batches of like size, by least squares."""
+    ends = np.log2(np.array(_PAIRS_AT) + 1)
+    steps, logs, weights = [], [], []
+    for rows, held in runs:
+        keys = _alike(rows)
+        for key in np.unique(keys):
+            own = np.flatnonzero(keys == key)
+            own = own[rows[own, 2] <= _STRAY * np.median(rows[own, 2])]
+            if len(own) < _FEWEST_A_PIECE * _PIECES:
+                continue
+            parts = np.array_split(own[np.argsort(held[own], kind="stable")], _PIECES)
+            x = np.array([np.log2(held[part].mean() + 1) for part in parts])
+            y = np.log(np.maximum([rows[part, 2].mean() for part in parts], 1.0))
+            step = np.clip((x[:, None] - ends[:-1]) / np.diff(ends), 0.0, 1.0)
+            steps.append(step - step.mean(axis=0))
+            logs.append(y - y.mean())
+            weights += [math.sqrt(len(own))] * _PIECES
+    if not steps:
+        return (1.0,) * len(_PAIRS_AT)
+    rises = _nnls(np.concatenate(steps), np.concatenate(logs), np.array(weights))
+    return tuple(round(float(times), 3) for times in np.exp(np.cumsum([0.0, *rises])))
 
 
 def _groups(training: Sequence[tuple[Cell, Any]]) -> list[str]:
@@ -256,14 +323,15 @@ def _fit_group(model: Model, training: Sequence[tuple[Cell, Measurement]], name:
     return Costs(stages, kv, links, DiskUse(loop_us))
 
 
-def _names(reports: Iterable[PeerReport]) -> list[str]:
-    return sorted({name for report in reports for name in report.stages})
+def _samples(report: PeerReport, name: str) -> NDArray[Any]:
+    """Rows of (entries, bytes, cpu_ns) of that stage."""
+    stage = report.stages.get(name)
+    return np.asarray(stage.samples if stage is not None else [], dtype=np.float64).reshape(-1, 3)
 
 
-def _fit_stages(reports: Sequence[PeerReport], names: Sequence[str]) -> Linear:
-    """One cost for what is recorded under any of `names`, from rows of (entries, bytes, cpu_ns)."""
-    samples = [report.stages[name].samples for report in reports for name in names if name in report.stages]
-    table = np.concatenate([np.asarray(rows, dtype=np.float64).reshape(-1, 3) for rows in samples])
+def _fit_rows(samples: Sequence[NDArray[Any]]) -> Linear:
+    """One cost for rows of (entries, bytes, cpu_ns)."""
+    table = np.concatenate([np.empty((0, 3)), *samples])
     if not len(table):
         return Linear()
     means = []
@@ -290,8 +358,8 @@ def _fit_spread(reports: Sequence[PeerReport]) -> list[float]:
     """`Software.spread`: of all stages and runs, each execution over the mean of those of like size in its run."""
     ratios = []
     for report in reports:
-        for stage in report.stages.values():
-            table = np.asarray(stage.samples, dtype=np.float64).reshape(-1, 3)
+        for name in report.stages:
+            table = _samples(report, name)
             keys = _alike(table)
             for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
                 spent = table[keys == key, 2]
@@ -337,17 +405,21 @@ def _rest_ns(report: PeerReport) -> float:
 
 
 def _with_background(kind: str, store: Kv, reports: Sequence[PeerReport]) -> Kv:
-    """With what flushes and compactions cost a byte: what grows with the bytes flushed, of the CPU time that has no other name. Packets
-    have their part in that, too."""
+    """With what flushes and compactions cost: what grows with the pairs and bytes flushed, of the CPU time that has no other name. Packets
+    have their part in that, too. Runs that saw a flush in part are left out, where others saw one."""
     used = [report for report in reports if put_bytes(kind, report)] if kind != "dict" else []
     if not used:
         return store
+    whole_ones = [report for report in used if not cuts_flush(kind, report)]
+    if any(report.counters.get("kv_buffers", 0) for report in whole_ones):
+        used = whole_ones
     whole = any(report.counters.get("kv_buffers", 0) for report in used)
     store = msgspec.structs.replace(store, flush_bytes=KV_BUFFER_BYTES if whole else 0)
     packets = [report.counters.get("packets_sent", 0) + report.counters.get("packets_received", 0) for report in used]
-    table = np.array([packets, [flushed_bytes(kind, store, report) for report in used]], dtype=np.float64).T
+    sizes = [nbytes + _PAIR_AS_BYTES * pairs for pairs, nbytes in (flushed(kind, store, report) for report in used)]
+    table = np.array([packets, sizes], dtype=np.float64).T
     _, byte = _nnls(table, np.array([_rest_ns(report) for report in used]), np.ones(len(used)))
-    return msgspec.structs.replace(store, background_byte_ns=round(byte, 4))
+    return msgspec.structs.replace(store, background=Linear(entry_us=round(_PAIR_AS_BYTES * byte / 1e3, 5), byte_ns=round(byte, 4)))
 
 
 def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv]) -> tuple[dict[str, LinkWork], float]:
@@ -366,8 +438,9 @@ def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv
     links = {}
     for i, transport in enumerate(transports):
         send, wake, byte = costs[3 * i : 3 * i + 3]
-        own = [report for used, report in rows if used == transport]
-        compactions = [sum(store.background_byte_ns * flushed_bytes(kind, store, report) for kind, store in kv.items()) for report in own]
+        everyone = [report for used, report in rows if used == transport]
+        own = [report for report in everyone if not any(cuts_flush(kind, report) for kind in kv)] or everyone
+        compactions = [compactions_ns(kv, report) for report in own]
         rest = [max(0.0, _rest_ns(report) - compacting) for report, compacting in zip(own, compactions, strict=True)]
         packets = [report.counters.get("packets_sent", 0) + report.counters.get("packets_received", 0) for report in own]
         both = np.array([packets, [_moved_bytes(report) for report in own]], dtype=np.float64).T

@@ -198,7 +198,8 @@ class _Round:
     def _kv(self, kind: str, entries: float, nbytes: float) -> float:
         if kind not in self._model.software.kv:
             raise ConfigError(f"model {self._model.meta.name}: no section software.kv.{kind}")
-        return _cost(self._model.software.kv[kind].write, entries, nbytes)
+        store = self._model.software.kv[kind]
+        return _cost(store.write, entries, nbytes) * store.mean_times(nbytes / max(1.0, entries))
 
     def _apply(self) -> None:
         """Applying a batch: on the loop, and on the store's own thread."""
@@ -207,7 +208,7 @@ class _Round:
         threaded = kind != "dict" and self._pairs > KV_INLINE_BYTES
         self._apply_loop = self._stage(f"engine.apply.{kind}", self.batch, self._pairs) + (0.0 if threaded else work)
         self._apply_thread = work if threaded else 0.0
-        self._apply_beside = self._model.software.kv[kind].background_byte_ns * self._pairs
+        self._apply_beside = _cost(self._model.software.kv[kind].background, self.batch + 1, self._pairs)
         self._apply_ns = self._apply_loop + self._apply_thread
         if threaded:
             stalled = self._model.software.kv[kind].stall_byte_ns * self._pairs
@@ -227,7 +228,7 @@ class _Round:
         if self._wal not in ("file", "etcd"):
             kind = self._combined or self._cell.wal
             store = self._kv(kind, 2, self._frames)
-            beside = self._model.software.kv[kind].background_byte_ns * self._frames
+            beside = _cost(self._model.software.kv[kind].background, 2, self._frames)
             factor *= self._model.software.kv[kind].sync_factor
         self._save_cpu = store + beside + disk.cpu_us * 1e3 + disk.cpu_byte_ns * synced
         self._excess = max(0.0, synced - 4096)

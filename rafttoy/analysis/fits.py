@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Calibrated, Disk, Kv, Linear, Link, Model
+from rafttoy.sim.model import Calibrated, Disk, Kv, Linear, Link, Model, interpolated
 from rafttoy.worlds import run_sim
 
 __all__ = [
     "Fit",
     "beside_ns",
+    "buffered_pairs",
+    "compactions_ns",
+    "cuts_flush",
     "fits_of",
-    "flushed_bytes",
+    "flushed",
     "handoffs",
     "logs_in_files",
     "loop_beside_stages",
@@ -36,6 +41,11 @@ Training = Sequence[tuple[Cell, Measurement]]
 _FILE_LOGS = frozenset(("wal.encode.file", "wal.encode.etcd"))
 
 _CHECKED_ROUNDS = 40
+_FLUSHING = 0.2
+"""Of a buffer: what a store takes in at most while it writes the last one out (LevelDB, three peers on two cores: 0.8 s, 10,000 to 30,000
+pairs of 200,000)."""
+
+_MOMENTS = (np.arange(32) + 0.5) / 32
 
 
 def typical(training: Training) -> list[tuple[Cell, Measurement]]:
@@ -67,8 +77,8 @@ def fits_of(model: Model, training: Training) -> list[Fit]:
     rows = [(models[cell.group_name()], cell.transport, report) for cell, m in training for report in m.reports.values()]
     for name in sorted({name for report in reports for name in report.stages}):
         part: Part = "kv" if name.startswith("kv.") else "stages"
-        with_it = [(_cost_of(own, name), report.stages[name]) for own, _, report in rows if name in report.stages]
-        pairs = [(_predicted_ns(cost, stage), float(stage.cpu_ns)) for cost, stage in with_it if cost is not None]
+        with_it = [(_predicted_ns(own, name, report), report.stages[name]) for own, _, report in rows if name in report.stages]
+        pairs = [(predicted, float(stage.cpu_ns)) for predicted, stage in with_it if predicted is not None]
         if pairs:
             fits.append(_fit(part, name, pairs, total_ns))
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
@@ -104,16 +114,23 @@ def with_calibrated(model: Model, training: Training, fits: Sequence[Fit]) -> Mo
     )
 
 
-def _cost_of(model: Model, stage: str) -> Linear | None:
-    """The cost that a recorded stage is charged; None for one that the model lacks."""
-    if stage.startswith("kv."):
-        store = model.software.kv.get(stage.removeprefix("kv.").removesuffix(BESIDE_LOOP))
-        return store.write if store is not None else None
-    return model.software.stage(stage)
-
-
-def _predicted_ns(cost: Linear, stage: StageTotals) -> float:
-    return stage.count * cost.exact_ns(stage.entries / stage.count, stage.nbytes / stage.count) if stage.count else 0.0
+def _predicted_ns(model: Model, name: str, report: PeerReport) -> float | None:
+    """What the executions of a recorded stage are charged; None for one that the model lacks."""
+    stage = report.stages[name]
+    times = 1.0
+    cost: Linear | None
+    if name.startswith("kv."):
+        kind = name.removeprefix("kv.").removesuffix(BESIDE_LOOP)
+        store = model.software.kv.get(kind)
+        cost = store.write if store is not None else None
+        if store is not None and store.pairs_at:
+            held = buffered_pairs(kind, report, _MOMENTS)
+            times = float(np.mean([interpolated(store.pairs_at, store.pairs_times, pairs) for pairs in held]))
+    else:
+        cost = model.software.stage(name)
+    if cost is None:
+        return None
+    return times * stage.count * cost.exact_ns(stage.entries / stage.count, stage.nbytes / stage.count) if stage.count else 0.0
 
 
 def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, float]:
@@ -121,8 +138,8 @@ def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, f
     link, counters = model.hardware.links[transport], report.counters
     sent, received = counters.get("packets_sent", 0), counters.get("packets_received", 0)
     nbytes = counters.get("bytes_sent", 0) + counters.get("bytes_received", 0)
-    compactions_ns = sum(store.background_byte_ns * flushed_bytes(kind, store, report) for kind, store in model.software.kv.items())
-    predicted = beside_ns(link, model.hardware.disk, report) + _packets_ns(link.background, sent + received, nbytes) + compactions_ns
+    packets_ns = _packets_ns(link.background, sent + received, nbytes)
+    predicted = beside_ns(link, model.hardware.disk, report) + packets_ns + compactions_ns(model.software.kv, report)
     staged = sum(stage.cpu_ns for stage in report.stages.values())
     return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
 
@@ -157,14 +174,41 @@ def beside_ns(link: Link, disk: Disk, report: PeerReport) -> float:
     return waiting + sent + _packets_ns(link.receive, counters.get("packets_received", 0), counters.get("bytes_received", 0))
 
 
-def flushed_bytes(kind: str, store: Kv, report: PeerReport) -> float:
-    """What a peer's store of that kind wrote out of what was put: whole buffers, or all if it flushes as it goes."""
+def compactions_ns(kv: Mapping[str, Kv], report: PeerReport) -> float:
+    """CPU time of the threads of a peer's stores, by the model."""
+    return sum(store.background.exact_ns(*flushed(kind, store, report)) for kind, store in kv.items())
+
+
+def flushed(kind: str, store: Kv, report: PeerReport) -> tuple[float, float]:
+    """(pairs, bytes) that a peer's store of that kind wrote out: whole buffers, or all if it flushes as it goes."""
     puts = _puts(kind, report)
-    put = sum(stage.nbytes for stage in puts)
-    if not store.flush_bytes or not put:
-        return put
-    share = put / (put + KV_PAIR_BYTES * sum(stage.entries for stage in puts))
-    return report.counters.get("kv_buffers", 0) * KV_BUFFER_BYTES * share
+    pairs, nbytes = sum(stage.entries for stage in puts), sum(stage.nbytes for stage in puts)
+    if not store.flush_bytes or not pairs:
+        return pairs, nbytes
+    filled = report.counters.get("kv_buffers", 0)
+    most = KV_BUFFER_BYTES / (nbytes / pairs + KV_PAIR_BYTES)
+    return filled * most, filled * most * nbytes / pairs
+
+
+def cuts_flush(kind: str, report: PeerReport) -> bool:
+    """Whether a flush of a peer's store of that kind may have been under way when the run's window began or ended: what it cost is then in
+    part outside."""
+    puts = _puts(kind, report)
+    pairs, nbytes = sum(stage.entries for stage in puts), sum(stage.nbytes for stage in puts)
+    soon = _FLUSHING * KV_BUFFER_BYTES / (nbytes / max(1, pairs) + KV_PAIR_BYTES)
+    filled = report.counters.get("kv_buffers", 0)
+    if report.filled_buffers and report.buffered_pairs < soon:
+        return True
+    return filled > 0 and report.buffered_pairs + pairs - filled * soon / _FLUSHING < soon
+
+
+def buffered_pairs(kind: str, report: PeerReport, shares: NDArray[Any]) -> NDArray[Any]:
+    """How many pairs the buffer of a peer's store of that kind held after `shares` of what was put in the run."""
+    puts = _puts(kind, report)
+    pairs = sum(stage.entries for stage in puts)
+    most = KV_BUFFER_BYTES / (sum(stage.nbytes for stage in puts) / max(1, pairs) + KV_PAIR_BYTES)
+    held: NDArray[Any] = (report.buffered_pairs + shares * pairs) % most
+    return held
 
 
 def put_bytes(kind: str, report: PeerReport) -> int:

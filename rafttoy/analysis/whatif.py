@@ -27,6 +27,8 @@ _NO_COSTS = (
     "cores",
     "at",
     "times",
+    "pairs_at",
+    "pairs_times",
     "spread",
     "spread_percent",
     "flush_bytes",

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, KV_PAIR_BYTES, Buffer, KvStore, WriteBatch
+from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, Buffer, KvBuffer, KvStore, WriteBatch
 from rafttoy.real.files import DiskThread
 from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
 
@@ -109,11 +109,10 @@ class _Threaded:
         kind: str,
         path: str,
         failures: tuple[type[Exception], ...],
-        filled: Callable[[], None],
+        buffer: KvBuffer,
     ) -> None:
         self._native = native
-        self._filled = filled
-        self._buffered = 0  # bytes of the store's buffer that are in use
+        self._buffer = buffer
         self._thread = thread
         self._inline = cpu.stage(f"kv.{kind}")
         self._threaded = cpu.stage(f"kv.{kind}{BESIDE_LOOP}").record
@@ -128,10 +127,7 @@ class _Threaded:
 
     def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
-        self._buffered += batch.nbytes + KV_PAIR_BYTES * batch.count
-        if self._buffered >= KV_BUFFER_BYTES:
-            self._buffered = 0
-            self._filled()
+        self._buffer.take(batch.count, batch.nbytes)
         if sync or batch.nbytes > KV_INLINE_BYTES or self._in_line:
             self._in_line += 1
             return self._beside(batch, self._thread.submit(self._carry_out, batch, sync))
@@ -186,6 +182,7 @@ class _Threaded:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._buffer.close()
             await self._call(self._native.close)
             await self._thread.stop()
 
@@ -279,13 +276,13 @@ class RealKvStores:
         self._root = root
         self._loop: asyncio.AbstractEventLoop = tasks.loop
         self._cpu = cpu
-        self._buffers = 0
-
-    def _filled(self) -> None:
-        self._buffers += 1
+        self._buffers: list[KvBuffer] = []  # of every store that was opened
 
     def counters(self) -> dict[str, int]:
-        return {"kv_buffers": self._buffers}
+        return {"kv_buffers": sum(buffer.filled for buffer in self._buffers)}
+
+    def buffered(self) -> tuple[int, int]:
+        return sum(buffer.pairs for buffer in self._buffers), sum(buffer.filled_since_opened for buffer in self._buffers)
 
     async def open(self, kind: str, name: str) -> KvStore:
         if kind not in KINDS:
@@ -302,7 +299,8 @@ class RealKvStores:
         except failures as error:
             await thread.stop()
             raise StorageError(f"{path}: {error}") from error
-        return _Threaded(native, thread, self._cpu, kind, path, failures, self._filled)
+        self._buffers.append(KvBuffer())
+        return _Threaded(native, thread, self._cpu, kind, path, failures, self._buffers[-1])
 
     async def destroy(self, kind: str, name: str) -> None:
         assert kind in KINDS

@@ -10,6 +10,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.member import Member
 from rafttoy.peer import RaftOptions
+from rafttoy.proposal import KEY_BYTES
 from rafttoy.randomness import SeededRandomness
 from rafttoy.run import Measurement, run_cell
 from rafttoy.sim.disk import SimDisk
@@ -126,4 +127,4 @@ def run_sim(cell: Cell, plan: Plan, model: Model) -> Measurement:
     """Predicts one cell. Same model, cell and plan: same result. A run of so many seconds is what a real one would be, with the flushes
     that fall into it; one of so many proposals says what holds in the long run."""
     own = model.on(cell.group_name())
-    return SimWorld(own.steady() if plan.proposals else own, cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))
+    return SimWorld(own.steady(KEY_BYTES + cell.bytes) if plan.proposals else own, cell.transport, plan.seed).run(cell, plan, Epoch(1, 1))

@@ -21,7 +21,7 @@ def make_model(
     stage_us: float = 0.0,
     stages: dict[str, Linear] | None = None,
     kv: Linear | None = None,
-    background_byte_ns: float = 0.0,
+    background: Linear | None = None,
     flush_bytes: int = 0,
     disk: dict[str, Any] | None = None,
     link: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ def make_model(
             kv={"dict": Kv(write=kv or Linear(), read=Linear())}
             | dict.fromkeys(
                 ("leveldb", "rocksdb"),
-                Kv(write=kv or Linear(), read=Linear(), background_byte_ns=background_byte_ns, flush_bytes=flush_bytes),
+                Kv(write=kv or Linear(), read=Linear(), background=background or Linear(), flush_bytes=flush_bytes),
             ),
         ),
     )

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from rafttoy.analysis.calibrate import _fit_stages, _save_us, _with_saves, _with_spread, fit, training_cells
-from rafttoy.analysis.fits import typical
+from rafttoy.analysis.calibrate import _fit_rows, _fit_store, _save_us, _with_saves, _with_spread, fit, training_cells
+from rafttoy.analysis.fits import cuts_flush, flushed, typical
 from rafttoy.cell import Cell, Plan
-from rafttoy.member import PeerReport
-from rafttoy.ports import KV_BUFFER_BYTES
+from rafttoy.member import PeerReport, StageTotals
+from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Disk, Kv, Linear, Model
 from rafttoy.worlds import run_sim
@@ -24,7 +24,7 @@ TRUE = make_model(
     hosts="one",
     disk={"byte_ns": 1.5, "grow_us": 120.0, "handoff_us": 20.0},
     kv=Linear(fixed_us=4.0, entry_us=0.5),
-    background_byte_ns=3.0,
+    background=Linear(entry_us=0.69, byte_ns=3.0),
     flush_bytes=KV_BUFFER_BYTES,
     link={"send": Linear(fixed_us=6.0), "wake_us": 9.0},
 )
@@ -102,17 +102,10 @@ def test_a_disk_whose_tail_is_heavier_under_load_is_found_by_its_slowest_saves()
     assert found.spread == pytest.approx(3.0, rel=0.25)
 
 
-def report_of(samples: list[tuple[int, int, int]]) -> PeerReport:
-    """Of a peer whose stage `work` took so long: (entries, bytes, ns)."""
-    report = next(iter(run_sim(CELLS[0], Plan(proposals=20), TRUE).reports.values()))
-    stage = msgspec.structs.replace(report.stages["propose"], samples=[value for row in samples for value in row])
-    return msgspec.structs.replace(report, stages={"work": stage})
-
-
 def test_a_stage_that_is_a_line_stays_one() -> None:
     rng = np.random.default_rng(1)
     samples = [(n, 256 * n, int((10_000 + 300 * n + 0.2 * 256 * n) * rng.normal(1, 0.02))) for n in (1, 16, 128, 1024) for _ in range(40)]
-    cost = _fit_stages([report_of(samples)], ("work",))
+    cost = _fit_rows([np.array(samples, dtype=float)])
     for n in (1, 16, 128, 1024):
         assert cost.exact_ns(n, 256 * n) == pytest.approx(10_000 + 300 * n + 0.2 * 256 * n, rel=0.05)
 
@@ -120,9 +113,68 @@ def test_a_stage_that_is_a_line_stays_one() -> None:
 def test_a_stage_that_handles_few_one_by_one_and_many_as_an_array_is_bent() -> None:
     true_ns = {1: 9_000, 24: 36_000, 200: 46_000, 2500: 151_000}  # engine.apply of a dict, as measured
     samples = [(n, 256 * n, ns) for n, ns in true_ns.items() for _ in range(40)]
-    cost = _fit_stages([report_of(samples)], ("work",))
+    cost = _fit_rows([np.array(samples, dtype=float)])
     for n, ns in true_ns.items():
         assert cost.exact_ns(n, 256 * n) == pytest.approx(ns, rel=0.02)
+
+
+# --- stores ---
+
+
+def filled(n: int, batches: int, *, held: int = 0, buffers: int = 0) -> PeerReport:
+    """Of a peer that put batches of `n` pairs into LevelDB, which cost 20 µs and 1.5 µs a pair, and more the more it held (`GROWTH`)."""
+    most = KV_BUFFER_BYTES / (256 + KV_PAIR_BYTES)
+    rng = np.random.default_rng(n)
+    rows = []
+    for i in range(batches):
+        pairs = (held + n * i) % most
+        rows.append((n, 256 * n, int(1000 * (20 + 1.5 * n) * float(np.interp(pairs, *GROWTH)) * rng.normal(1, 0.05))))
+    stage = StageTotals(batches, n * batches, 256 * n * batches, sum(ns for _, _, ns in rows), [value for row in rows for value in row])
+    return PeerReport(1, 0, 0, "", "", 0, 0, {"kv.leveldb": stage}, {"kv_buffers": buffers}, {}, buffered_pairs=held)
+
+
+GROWTH = ([0.0, 200_000.0], [1.0, 2.0])
+
+
+def test_what_a_put_costs_is_told_from_what_the_buffer_holds() -> None:
+    """Runs of few proposals see an almost empty buffer, those of many a full one: of each batch size the growth within the run counts."""
+    store = _fit_store("leveldb", [filled(2, 2000), filled(200, 400, held=10_000), filled(800, 240, held=30_000), filled(2500, 80)])
+    for n in (2, 200, 800, 2500):
+        for held in (20_000, 60_000, 180_000):
+            expected = 1000 * (20 + 1.5 * n) * float(np.interp(held, *GROWTH))
+            assert store.write_ns(n, 256 * n, held) == pytest.approx(expected, rel=0.12), (n, held)
+    assert store.write_ns(200, 256 * 200, 200_000) > 1.6 * store.write_ns(200, 256 * 200, 2000)
+
+
+def test_a_store_whose_puts_do_not_grow_dearer_has_no_such_growth() -> None:
+    rng = np.random.default_rng(1)
+    rows = [(200, 51_200, int(320_000 * rng.normal(1, 0.05))) for _ in range(800)]
+    stage = StageTotals(800, 160_000, 51_200 * 800, 1, [value for row in rows for value in row])
+    report = PeerReport(1, 0, 0, "", "", 0, 0, {"kv.leveldb": stage}, {}, {})
+    assert max(_fit_store("leveldb", [report]).pairs_times) < 1.05
+
+
+@pytest.mark.parametrize(
+    ("held", "batches", "buffers", "before", "cut"),
+    [
+        (0, 100, 0, 0, False),
+        (2_000, 100, 0, 1, True),  # it was full shortly before the window
+        (100_000, 100, 0, 1, False),
+        (200_000, 1000, 1, 0, False),  # and 170,000 pairs since: that flush is over
+        (226_000, 20, 1, 0, True),  # just begun
+    ],
+)
+def test_a_run_whose_window_may_cut_a_flush_is_told(held: int, batches: int, buffers: int, before: int, cut: bool) -> None:
+    report = msgspec.structs.replace(filled(200, batches, held=held, buffers=buffers), filled_buffers=before)
+    assert cuts_flush("leveldb", report) is cut
+
+
+def test_whole_buffers_are_flushed_or_all_as_it_comes() -> None:
+    report = filled(200, 1000, held=200_000, buffers=1)
+    pairs, nbytes = flushed("leveldb", Kv(write=Linear(), flush_bytes=KV_BUFFER_BYTES), report)
+    assert pairs == pytest.approx(KV_BUFFER_BYTES / (256 + KV_PAIR_BYTES))
+    assert nbytes == pytest.approx(256 * pairs)
+    assert flushed("leveldb", Kv(write=Linear()), report) == (200_000, 51_200_000)
 
 
 def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]]) -> None:
@@ -139,7 +191,9 @@ def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measuremen
             assert store.write.exact_ns(24, 24 * 290) == pytest.approx(16_000, rel=0.02), kind
             assert store.stall_byte_ns < 1.0
             assert store.flush_bytes == (0 if kind == "dict" else KV_BUFFER_BYTES)
-            assert store.background_byte_ns == (0 if kind == "dict" else pytest.approx(3, rel=0.05)), kind
+            for nbytes in (270, 4110):
+                expected = 690 + 3 * nbytes
+                assert store.background.exact_ns(1, nbytes) == (0 if kind == "dict" else pytest.approx(expected, rel=0.1)), kind
     assert link.background.exact_ns(1, 1000) < 1  # what other threads spent is the stores' alone
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ import simpy
 
 from rafttoy.real.runtime import RealCpu
 from rafttoy.sim.model import Disk, Hardware, Interruptions, Linear, Meta, Model, Software
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Stops
+from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
 from tests.conformance.cpu import Run, Scenario, burn, check_cpu
 from tests.conformance.test_clock_tasks import drive
 
@@ -290,3 +291,35 @@ def test_alone_long_work_takes_its_time() -> None:
 
     assert host.run(main()) == 18_000 * US
     assert loop.busy_ns == 18_000 * US
+
+
+# --- how executions of a stage differ ---
+
+QUANTILES, PERCENT = [0.5, 0.8, 1.0, 4.0], [0.0, 50.0, 90.0, 100.0]
+
+
+def spread(seed: int) -> Spread:
+    return Spread(QUANTILES, PERCENT, np.random.default_rng(seed))
+
+
+def test_factors_are_distributed_as_the_model_says_around_a_mean_of_one() -> None:
+    factors = np.array(list(itertools.islice(spread(1).of("work"), 10_000)))
+    assert factors.mean() == pytest.approx(1.0)
+    at = np.percentile(factors, PERCENT)
+    assert at / at[0] == pytest.approx(np.array(QUANTILES) / QUANTILES[0], rel=0.01)
+
+
+def test_an_execution_has_its_factor_whatever_else_happened() -> None:
+    alone = list(itertools.islice(spread(1).of("work"), 20_000))
+    among_others = spread(1)
+    other, work = among_others.of("other"), among_others.of("work")
+    taken = [(next(other), next(work))[1] for _ in range(20_000)]
+    assert taken == alone
+    assert alone[:10_000] == alone[10_000:]
+    assert list(itertools.islice(spread(1).of("other"), 100)) != alone[:100]
+    assert list(itertools.islice(spread(2).of("work"), 100)) != alone[:100]
+
+
+def test_without_a_spread_or_a_source_of_chance_every_execution_takes_the_mean() -> None:
+    for same in (Spread(), Spread(QUANTILES, PERCENT), Spread([], [], np.random.default_rng(1))):
+        assert list(itertools.islice(same.of("work"), 3)) == [1.0, 1.0, 1.0]

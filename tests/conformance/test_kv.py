@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +74,43 @@ def test_what_writes_cost_is_recorded_where_they_run(tmp_path: Path, kind: str) 
         await store.close()
 
     RealBed(tmp_path).run(scenario)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("nbytes", [64, 256, 4096])
+def test_a_buffer_counts_as_full_when_leveldb_begins_another(tmp_path: Path, nbytes: int) -> None:
+    """LevelDB begins a log file with each, so the store's directory tells."""
+    per_batch = 100_000 // nbytes
+
+    async def scenario(ports: Ports) -> dict[str, int]:
+        store = await ports.kv.open("leveldb", "store")
+        begun_with = _logs(tmp_path)
+        filled: dict[str, int] = {}
+        for written in itertools.count(1):
+            batch = store.batch()
+            for i in range(per_batch):
+                batch.put(b"%016d" % (per_batch * written + i), bytes(nbytes))
+            await store.write(batch, sync=False)
+            if ports.kv.counters()["kv_buffers"]:
+                filled.setdefault("counted", written)
+            if _logs(tmp_path) != begun_with:
+                filled.setdefault("LevelDB", written)
+            if len(filled) == 2:
+                pairs, full = ports.kv.buffered()
+                assert pairs < per_batch * 40
+                assert full == 1
+                await store.close()
+                assert ports.kv.buffered() == (0, 0)
+                assert ports.kv.counters() == {"kv_buffers": 1}
+                return filled
+        raise AssertionError
+
+    filled = RealBed(tmp_path).run(scenario)
+    assert filled["counted"] == pytest.approx(filled["LevelDB"], rel=0.05)
+
+
+def _logs(directory: Path) -> set[str]:
+    return {path.name for path in directory.rglob("*.log")}
 
 
 # --- simulated ones ---
@@ -182,7 +220,7 @@ def _sized(store: KvStore, nbytes: int) -> WriteBatch:
 
 def test_a_store_flushes_when_its_buffer_is_full_and_waits_when_the_next_one_is() -> None:
     """A megabyte of 2 ns a byte: 2 ms of core time, which only the buffer after the next one waits for."""
-    kv = {"leveldb": Kv(write=Linear(), background_byte_ns=2.0, flush_bytes=1_000_000)}
+    kv = {"leveldb": Kv(write=Linear(), background=Linear(byte_ns=2.0), flush_bytes=1_000_000)}
     took_ns = []
     busy_ns = []
 
@@ -203,8 +241,31 @@ def test_a_store_flushes_when_its_buffer_is_full_and_waits_when_the_next_one_is(
     assert took_ns[7] > 1_000_000  # the second buffer is full, and the first one is still being written
 
 
+def test_a_put_is_dearer_the_more_the_buffer_holds() -> None:
+    kv = {"leveldb": Kv(write=Linear(entry_us=1.0), pairs_at=(1000.0, 4000.0), pairs_times=(1.0, 3.0))}
+
+    async def scenario(ports: Ports) -> list[int]:
+        store = await ports.kv.open("leveldb", "store")
+        took_ns = []
+        for _ in range(6):
+            begun_ns = ports.clock.now_ns()
+            batch = store.batch()
+            batch.put_many(None, 1000, 10_000)
+            await store.write(batch, sync=False)
+            took_ns.append(ports.clock.now_ns() - begun_ns)
+        assert ports.kv.buffered() == (6000, 0)
+        await store.close()
+        assert ports.kv.buffered() == (0, 0)
+        return took_ns
+
+    first, second, third, *_, last = SimBed(kv=kv).run(scenario)
+    assert first == second == 1_000_000
+    assert third == pytest.approx(2_000_000, rel=0.01)  # half-way from 1000 to 4000, in octaves
+    assert last == 3_000_000
+
+
 def test_compactions_take_core_time_that_no_writer_waits_for() -> None:
-    kv = {"leveldb": Kv(write=Linear(), background_byte_ns=10.0)}
+    kv = {"leveldb": Kv(write=Linear(), background=Linear(byte_ns=10.0))}
 
     async def scenario(ports: Ports) -> int:
         store = await ports.kv.open("leveldb", "store")
