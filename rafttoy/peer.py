@@ -88,17 +88,12 @@ def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Mess
 
 
 def _without_stale(messages: Sequence[Message]) -> list[Message]:
-    """Of messages that travel together, those that a later one does not say as well: an append without entries before another one of
-    no lower commit index, and answers to appends that were accepted before another (an index covers all below it; the original's
-    `compressMsg`). To Raft both are messages that were lost."""
+    """Of messages that travel together, those that a later one does not say as well: answers to appends that were accepted before
+    another (an index covers all below it; the original's `compressMsg`). To Raft they are messages that were lost."""
     kept: list[Message] = []
-    append = response = None
+    response = None
     for message in reversed(messages):
-        if message.type is _APP:
-            if append is not None and not message.entries and message.term == append.term and message.commit <= append.commit:
-                continue
-            append = message
-        elif message.type is _APP_RESP and not message.reject:
+        if message.type is _APP_RESP and not message.reject:
             if response is not None and message.term == response.term and message.index <= response.index:
                 continue
             response = message
@@ -193,7 +188,6 @@ class Peer(Desk):
         self._by_reference = by_reference
         self._packets: list[Packet] = []
         self._local: list[Message] = []
-        self._outbox: dict[int, list[Message]] = {}
         self._unreachable: list[int] = []
         self._ticks = 0
         self._campaign = False
@@ -217,6 +211,7 @@ class Peer(Desk):
                 pre_vote=True,
                 disable_proposal_forwarding=True,
                 async_storage_writes=async_storage,
+                skip_commit_broadcast=True,
                 random_timeout=lambda ticks: int(rng.integers(ticks)),
             )
         )
@@ -294,7 +289,7 @@ class Peer(Desk):
                 await self._readying.done(mark, *self._load)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
-                await self.flush()
+                await self.tell_commit()
                 await self._signal.wait()
         return None
 
@@ -332,66 +327,62 @@ class Peer(Desk):
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Hands messages to the links: at once, but for appends without entries. Nobody waits for those: what they tell, the next
-        append tells as well, and takes their place, or they leave before this peer waits."""
-        outbox, awaited = self._outbox, False
+        """Hands messages to the links at once: one packet to each destination, or a few where they carry much."""
+        if not messages or self._failed:
+            return
+        outbox: dict[int, list[Message]] = {}
         for given in messages:
             message = given
-            if message.type is not _APP or message.entries:
-                awaited = True
-                for batch in given.entries:
-                    if batch.frames is None:
-                        message = await self._resident(given)
-                        break
+            for batch in given.entries:
+                if batch.frames is None:
+                    message = await self._resident(given)
+                    break
             if message.to in outbox:
                 outbox[message.to].append(message)
             else:
                 outbox[message.to] = [message]
-        if awaited:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """One packet to each destination that messages wait for, or a few where they carry much."""
-        outbox = self._outbox
-        if not outbox:
-            return
-        self._outbox = {}
-        if self._failed:
-            return
         mark = self._sending.start()
         count = nbytes = 0
         for destination, waiting in outbox.items():
-            messages = _without_stale(waiting) if len(waiting) > 1 else waiting
+            group = _without_stale(waiting) if len(waiting) > 1 else waiting
             size = 0
-            for message in messages:
+            for message in group:
                 for batch in message.entries:
                     count += batch.count
                     size += batch.size
-            for group in [messages] if size <= _PACKET_BYTES else _in_packets(messages):
-                packet = encode(self.epoch, group, by_reference=self._by_reference)
+            stream = self._links.stream(destination)
+            for together in [group] if size <= _PACKET_BYTES else _in_packets(group):
+                packet = encode(self.epoch, together, by_reference=self._by_reference)
                 count += 1
                 nbytes += packet.size
-                self._links.stream(destination).send(packet)
+                stream.send(packet)
         await self._sending.done(mark, count, nbytes)
+
+    async def tell_commit(self) -> None:
+        """A leader's commit index travels with its next append. Followers that would wait for one are told now."""
+        if self.is_leader:
+            await self.send(self.node.commit_announcements())
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:
         """Applies committed entries in order; configuration changes in their place."""
         if not committed:
             return
         begin_ns = self._clock.now_ns()
-        if any(batch.frames is None for batch in committed):
-            committed = await self.storage.load(committed)
+        plain = True
+        for batch in committed:
+            if batch.frames is None:
+                committed = await self.storage.load(committed)
+                break
+        for batch in committed:
+            if batch.type is not _NORMAL or not batch.payload_bytes:
+                plain = False
+                break
         if self.digest is not None:
             self.digest.add(committed)
-        data: list[EntryBatch] = []
-        for batch in committed:
-            if batch.type is not _NORMAL:
-                await self._apply_data(data)
-                data = []
-                await self._apply_conf_change(batch)
-            elif batch.payload_bytes:
-                data.append(batch)
-        await self._apply_data(data)
+        if plain:
+            await self._apply_data(committed)
+        else:
+            await self._apply_in_place(committed)
         self.applied = committed[-1].last
         self.metrics.apply_latency.add(self._clock.now_ns() - begin_ns)
         self.metrics.apply_batch_sizes.add(committed[-1].last - committed[0].first + 1)
@@ -504,10 +495,22 @@ class Peer(Desk):
         if was and not self.is_leader:
             self.tracker.fail_all()  # their fate is another leader's to decide
 
+    async def _apply_in_place(self, committed: Sequence[EntryBatch]) -> None:
+        """Configuration changes in their place, and entries without data not at all."""
+        data: list[EntryBatch] = []
+        for batch in committed:
+            if batch.type is not _NORMAL:
+                await self._apply_data(data)
+                data = []
+                await self._apply_conf_change(batch)
+            elif batch.payload_bytes:
+                data.append(batch)
+        await self._apply_data(data)
+
     async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
-            if sum(batch.size for batch in batches) > _LONG_APPLY_BYTES:
-                await self.flush()
+            if total_size(batches) > _LONG_APPLY_BYTES:
+                await self.tell_commit()
             await self.storage.apply(batches)
 
     async def _apply_conf_change(self, batch: EntryBatch) -> None:

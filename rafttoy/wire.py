@@ -13,6 +13,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Packet, Sized
 from rafttoy.raft import LOCAL_APPLY_THREAD, Message, MessageType, Snapshot
@@ -39,7 +41,7 @@ class Epoch(NamedTuple):
         return f"{self.process_nanos}/{self.bench_iter}"
 
 
-class RaftMsg(NamedTuple):
+class RaftMsg(msgspec.Struct, frozen=True, gc=False):
     epoch: Epoch
     messages: Sequence[Message]
     control: bytes = b""
@@ -97,17 +99,7 @@ def _epoch_field(epoch: Epoch) -> bytes:
 
 def _header(message: Message) -> bytearray:
     """All of a raftpb.Message but its entries."""
-    out = bytearray((0x08, message.type))
-    if message.to < 0x80 and message.from_ < 0x80:
-        out += bytes((0x10, message.to, 0x18, message.from_))
-    else:
-        out.append(0x10)
-        append_varint(out, message.to)
-        out.append(0x18)
-        append_varint(out, message.from_)
-    if message.term:
-        out.append(0x20)
-        append_varint(out, message.term)
+    out = bytearray(_opening(message.type, message.to, message.from_, message.term))
     if message.log_term:
         out.append(0x28)
         append_varint(out, message.log_term)
@@ -117,6 +109,26 @@ def _header(message: Message) -> bytearray:
     if message.commit:
         out.append(0x40)
         append_varint(out, message.commit)
+    if message.reject or message.reject_hint or message.context or message.vote or message.snapshot is not None:
+        _add_seldom(out, message)
+    return out
+
+
+@functools.lru_cache(maxsize=256)
+def _opening(type: int, to: int, from_: int, term: int) -> bytes:
+    """The first fields of a raftpb.Message."""
+    out = bytearray((0x08, type, 0x10))
+    append_varint(out, to)
+    out.append(0x18)
+    append_varint(out, from_)
+    if term:
+        out.append(0x20)
+        append_varint(out, term)
+    return bytes(out)
+
+
+def _add_seldom(out: bytearray, message: Message) -> None:
+    """What most messages have not."""
     if message.reject:
         out += b"\x50\x01"
     if message.reject_hint:
@@ -134,15 +146,24 @@ def _header(message: Message) -> bytearray:
     if message.vote:
         out.append(0x68)
         append_varint(out, message.vote)
-    return out
 
 
-def decode(packet: Packet) -> Iterator[RaftMsg]:
+def decode(packet: Packet) -> Sequence[RaftMsg]:
     """The RaftMsgs of a packet, in order. Raises MalformedMessage on anything a correct peer does not send."""
     if packet.virtual is not None:
-        yield packet.virtual
-        return
+        return (packet.virtual,)
     data = packet.join()
+    end = len(data)
+    if end > 2 and data[0] == 0x0A and data[1] < 0x80:  # an epoch and one message, as most are
+        at = 2 + data[1]
+        if at < end and data[at] == 0x12:
+            length, begin = read_varint(data, at + 1, end)
+            if begin + length == end:
+                return (RaftMsg(_epoch(data[2:at]), (_message(data, begin, end),)),)
+    return list(_decode_any(data))
+
+
+def _decode_any(data: bytes) -> Iterator[RaftMsg]:
     at, end = 0, len(data)
     epoch = Epoch()
     messages: list[Message] = []
@@ -197,14 +218,24 @@ def _epoch(data: bytes) -> Epoch:
     return Epoch(nanos, iteration)
 
 
+@functools.lru_cache(maxsize=256)
+def _read_opening(data: bytes) -> tuple[int, int, int, int, int]:
+    """(type, to, from, term, bytes read) where a raftpb.Message begins with these, each one byte; else zeros."""
+    if len(data) == 8 and data[::2] == b"\x08\x10\x18\x20" and max(data[1::2]) < 0x80:
+        return data[1], data[3], data[5], data[7], 8
+    return 0, 0, 0, 0, 0
+
+
 def _message(data: bytes, at: int, end: int) -> Message:
     if end - at == 0:
         raise MalformedMessage("an empty message")
-    type_ = to = from_ = term = log_term = index = commit = vote = reject_hint = 0
+    log_term = index = commit = vote = reject_hint = 0
     reject = False
     snapshot: Snapshot | None = None
     context = b""
     entries: list[EntryBatch] = []
+    type_, to, from_, term, read = _read_opening(data[at : min(at + 8, end)])
+    at += read
     while at < end:
         tag = data[at]
         if tag == 0x3A:

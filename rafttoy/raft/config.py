@@ -39,6 +39,8 @@ class Config:
     disable_proposal_forwarding     a follower drops proposals instead of sending them to the leader
     disable_conf_change_validation  propose what the configuration may refuse once applied
     step_down_on_removal            a leader that removed or demoted itself becomes a follower
+    skip_commit_broadcast           a leader tells of its commit index with the next append, or when `commit_announcements` asks (raft-rs's
+                                    skip_bcast_commit; etcd/raft has none)
     random_timeout                  given election_tick, ticks to add to it, in [0, election_tick). None: a fixed function of the
                                     id, the term and how many timeouts were drawn, so that a run repeats itself
     """
@@ -60,6 +62,7 @@ class Config:
     disable_proposal_forwarding: bool = False
     disable_conf_change_validation: bool = False
     step_down_on_removal: bool = False
+    skip_commit_broadcast: bool = False
     random_timeout: Callable[[int], int] | None = None
     trace: Trace | None = None
 

@@ -64,6 +64,7 @@ class Raft:
         "read_states",
         "reads",
         "role",
+        "skip_commit_broadcast",
         "step_down_on_removal",
         "term",
         "trace",
@@ -87,6 +88,7 @@ class Raft:
         self.disable_proposal_forwarding = config.disable_proposal_forwarding
         self.disable_conf_change_validation = config.disable_conf_change_validation
         self.step_down_on_removal = config.step_down_on_removal
+        self.skip_commit_broadcast = config.skip_commit_broadcast
         self.random_timeout: Callable[[int], int] | None = config.random_timeout
         self.trace: Trace | None = None
 

@@ -67,6 +67,13 @@ def append_varint(out: bytearray, value: int) -> None:
 
 def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
     """(value, offset behind it); MalformedMessage if it passes `end` or 64 bits."""
+    if at + 1 < end:  # most are short
+        value: int = data[at]  # type: ignore[assignment, index]
+        if value < 0x80:
+            return value, at + 1
+        second: int = data[at + 1]  # type: ignore[assignment, index]
+        if second < 0x80:
+            return value & 0x7F | second << 7, at + 2
     value = shift = 0
     while at < end:
         byte: int = data[at]  # type: ignore[assignment, index]
@@ -160,10 +167,10 @@ class EntryBatch:
             if isinstance(payloads.data, Sized):
                 size = entry_sizes(term, first, stride)[1] * count
                 return EntryBatch(first, term, type, count, Sized(size), size, payloads.nbytes)
-            if count >= _VECTOR_FROM and first < _VECTOR_TO:
-                frames = _encode_uniform(first, term, type, payloads)
-                return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
-        elif payloads.lengths is None and count >= _VECTOR_FROM:
+            few = count < _VECTOR_FROM or first >= _VECTOR_TO
+            frames = _encode_few(first, term, type, payloads) if few else _encode_uniform(first, term, type, payloads)
+            return EntryBatch(first, term, type, count, frames, len(frames), payloads.nbytes)
+        if payloads.lengths is None and count >= _VECTOR_FROM:
             return _encode_across(first, term, type, payloads)
         lengths = payloads.lengths if payloads.lengths is not None else [stride] * count
         if isinstance(payloads.data, Sized):
@@ -323,16 +330,37 @@ def _ends(sizes: Iterable[int], first: int) -> list[int] | None:
 
 
 def _frame_head(type: int, term: int, index: int, length: int) -> bytes:
+    varint = bytearray()
+    append_varint(varint, index)
+    before, behind = _around_index(type, term, len(varint), length)
+    return before + varint + behind
+
+
+@functools.lru_cache(maxsize=64)
+def _around_index(type: int, term: int, width: int, length: int) -> tuple[bytes, bytes]:
+    """What stands before the index, `width` bytes, in the head of a frame, and what between it and the data."""
+    behind = bytearray()
+    if length:
+        behind.append(0x22)
+        append_varint(behind, length)
     entry = bytearray((0x08, type, 0x10))
     append_varint(entry, term)
     entry.append(0x18)
-    append_varint(entry, index)
-    if length:
-        entry.append(0x22)
-        append_varint(entry, length)
-    head = bytearray((0x3A,))
-    append_varint(head, len(entry) + length)
-    return bytes(head + entry)
+    before = bytearray((0x3A,))
+    append_varint(before, len(entry) + width + len(behind) + length)
+    return bytes(before + entry), bytes(behind)
+
+
+def _encode_few(first: int, term: int, type: EntryType, payloads: Payloads) -> bytes:
+    data, stride = payloads.data, payloads.stride
+    if payloads.count == 1:
+        return b"".join((_frame_head(type, term, first, stride), data))  # type: ignore[arg-type]
+    parts: list[Buffer] = []
+    at = 0
+    for index in range(first, first + payloads.count):
+        parts += (_frame_head(type, term, index, stride), data[at : at + stride])
+        at += stride
+    return b"".join(parts)  # type: ignore[arg-type]
 
 
 def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) -> memoryview:
@@ -394,14 +422,22 @@ def _index_varints(first: int, count: int, width: int) -> Heads:
     return varints.view(np.uint8).reshape(count, 8)[:, :width]
 
 
-def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int]:
-    """One frame: (type, term, index, data length, frame end)."""
+def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, int, int, bool]:
+    """One frame: (type, term, index, data length, frame end, whether it is as we encode them)."""
     length, body = read_varint(view, at + 1, end)
     stop = body + length
     if stop > end:
         raise MalformedMessage(f"entry of {length} bytes passes the end of its message")
     type_ = term = index = size = 0
     pos = body
+    if length > 8 and view[pos] == 0x08 and view[pos + 2] == 0x10 and view[pos + 4] == 0x18 and view[pos + 1] | view[pos + 3] < 0x80:
+        type_, term = view[pos + 1], view[pos + 3]
+        index, behind = read_varint(view, pos + 5, stop)
+        if behind < stop and view[behind] == 0x22:
+            size, begin = read_varint(view, behind + 1, stop)
+            if begin + size == stop and view[body - 1] and view[behind - 1] and view[begin - 1]:  # no varint longer than it need be
+                return type_, term, index, size, stop, True
+        type_ = term = index = size = 0
     while pos < stop:
         tag = view[pos]
         if tag == 0x22:
@@ -419,19 +455,21 @@ def _decode_frame(view: memoryview, at: int, end: int) -> tuple[int, int, int, i
                 index = value
         else:
             raise MalformedMessage(f"unknown field {tag:#x} in an entry")
-    return type_, term, index, size, stop
+    return type_, term, index, size, stop, False
 
 
 def _decode_run(view: memoryview, at: int, end: int, *, placed: bool = True) -> tuple[EntryBatch, int]:
     """The longest batch that begins at `at`. Entries of a proposal that was handed on to the leader have no place yet: term 0, and
     indexes that count from 0; `placed` tells that this is not the continuation of such a one."""
-    type_, term, index, length, stop = _decode_frame(view, at, end)
+    type_, term, index, length, stop, ours = _decode_frame(view, at, end)
     if type_ >= len(_TYPES):
         raise MalformedMessage(f"unknown entry type {type_}")
     if (term == 0) != (index == 0) and (term or placed):
         raise MalformedMessage(f"entry with term {term}, index {index}")
     kind = _TYPES[type_]
     size = stop - at
+    if ours and stop == end:
+        return EntryBatch(index, term, kind, 1, view[at:stop], size, length), stop
     head = _frame_head(kind, term, index, length)
     if len(head) + length != size or view[at : at + len(head)] != head:
         # Another encoder's order, or varints longer than they need be: encode it ourselves, so that a batch has one form.

@@ -21,7 +21,17 @@ from rafttoy.raft.types import NONE, StateRole
 if TYPE_CHECKING:
     from rafttoy.raft.core import Handler, Raft
 
-__all__ = ["HANDLERS", "append", "broadcast_append", "maybe_send_append", "propose", "propose_conf_change", "send_heartbeat", "tick"]
+__all__ = [
+    "HANDLERS",
+    "announce_commit",
+    "append",
+    "broadcast_append",
+    "maybe_send_append",
+    "propose",
+    "propose_conf_change",
+    "send_heartbeat",
+    "tick",
+]
 
 _M = MessageType
 _APP, _APP_RESP, _HEARTBEAT = _M.APP, _M.APP_RESP, _M.HEARTBEAT
@@ -63,9 +73,15 @@ def on_check_quorum(r: Raft) -> None:
 def propose(r: Raft, payloads: Payloads) -> EntryBatch:
     """Appends to the log and sends on. Raises ProposalDropped."""
     _check_may_propose(r)
-    batch = EntryBatch.encode(r.log.last_index + 1, r.term, _NORMAL, payloads)
+    log = r.log
+    last, last_term = log.last_index, log.last_term
+    batch = EntryBatch.encode(last + 1, r.term, _NORMAL, payloads)
     append(r, [batch])
-    broadcast_append(r)
+    for id, progress in r.tracker.others:
+        if progress.lacks_only(last) and batch.size <= r.max_msg_size:
+            _send_append(r, id, progress, last_term, [batch], batch.count, batch.size)
+        else:
+            maybe_send_append(r, id, progress)
     return batch
 
 
@@ -147,6 +163,14 @@ def broadcast_append(r: Raft) -> None:
         maybe_send_append(r, id, progress)
 
 
+def announce_commit(r: Raft) -> None:
+    """To those who can commit more than they were told of."""
+    committed = r.log.committed
+    for id, progress in r.tracker.others:
+        if progress.can_bump_commit(committed):
+            maybe_send_append(r, id, progress)
+
+
 def maybe_send_append(r: Raft, to: int, progress: Progress, *, send_if_empty: bool = True) -> bool:
     """Sends what the follower lacks, or a snapshot if that was compacted. False if nothing was sent."""
     if progress.flow_paused or progress.state is _SNAPSHOT:
@@ -169,10 +193,16 @@ def maybe_send_append(r: Raft, to: int, progress: Progress, *, send_if_empty: bo
         count = size = 0
     else:
         return False
-    r.msgs.append(Message(_APP, to, r.id, r.term, prev_term, next - 1, entries, log.committed))
-    progress.sent_entries(count, size)
-    progress.sent_commit = log.committed
+    _send_append(r, to, progress, prev_term, entries, count, size)
     return True
+
+
+def _send_append(r: Raft, to: int, progress: Progress, prev_term: int, entries: Sequence[EntryBatch], count: int, size: int) -> None:
+    """`count` entries of `size` bytes from `progress.next` on."""
+    committed = r.log.committed
+    r.msgs.append(Message(_APP, to, r.id, r.term, prev_term, progress.next - 1, entries, committed))
+    progress.sent_entries(count, size)
+    progress.sent_commit = committed
 
 
 def _maybe_send_snapshot(r: Raft, to: int, progress: Progress) -> bool:
@@ -230,8 +260,9 @@ def on_append_resp(r: Raft, m: Message) -> None:
     if r.maybe_commit():
         if r.postponed_reads:
             reads.release_postponed(r)
-        broadcast_append(r)
-    elif m.from_ != r.id and progress.can_bump_commit(log.committed):
+        if not r.skip_commit_broadcast:
+            broadcast_append(r)
+    elif m.from_ != r.id and not r.skip_commit_broadcast and progress.can_bump_commit(log.committed):
         maybe_send_append(r, m.from_, progress)
     if m.from_ == r.id:
         return

@@ -239,11 +239,12 @@ class RaftLog:
         return self.applying < self.appliable_to(allow_unstable) and not self.applying_paused and self.unstable.snapshot is None
 
     def next_committed(self, allow_unstable: bool) -> list[EntryBatch]:
-        if not self.has_next_committed(allow_unstable):
+        upto = self.appliable_to(allow_unstable)
+        if self.applying >= upto or self.applying_paused or self.unstable.snapshot is not None:
             return []
         room = self.max_applying_bytes - self.applying_bytes
         assert room > 0
-        return self.slice(self.applying + 1, self.appliable_to(allow_unstable) + 1, room)
+        return self.slice(self.applying + 1, upto + 1, room)
 
     def __str__(self) -> str:
         last = f"last={self.last_term}/{self.last_index}"

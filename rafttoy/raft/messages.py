@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
+import msgspec
+
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Snapshot
 
@@ -44,61 +46,27 @@ class MessageType(IntEnum):
     FORGET_LEADER = 23
 
 
-class Message:
+class Message(msgspec.Struct, eq=False, gc=False):
     """One message. Fields that a type does not use keep their defaults; see `docs/raft.md` for which type uses which.
 
     A STORAGE_APPEND carries a hard state in term, vote and commit (all 0: none to save), batches to append and a snapshot;
     `responses` are to be delivered, to whomever they are addressed, once all of it is durable.
     """
 
-    __slots__ = (
-        "commit",
-        "context",
-        "entries",
-        "from_",
-        "index",
-        "log_term",
-        "reject",
-        "reject_hint",
-        "responses",
-        "snapshot",
-        "term",
-        "to",
-        "type",
-        "vote",
-    )
-
-    def __init__(
-        self,
-        type: MessageType,
-        to: int = 0,
-        from_: int = 0,
-        term: int = 0,
-        log_term: int = 0,
-        index: int = 0,
-        entries: Sequence[EntryBatch] = (),
-        commit: int = 0,
-        vote: int = 0,
-        snapshot: Snapshot | None = None,
-        reject: bool = False,
-        reject_hint: int = 0,
-        context: bytes = b"",
-        responses: Sequence[Message] = (),
-    ) -> None:
-        self.type = type
-        self.to = to
-        self.from_ = from_
-        self.term = term
-        self.log_term = log_term
-        self.index = index
-        self.entries = entries
-        self.commit = commit
-        self.vote = vote
-        self.snapshot = snapshot
-        self.reject = reject
-        self.reject_hint = reject_hint
-        self.context = context
-        self.responses = responses
+    type: MessageType
+    to: int = 0
+    from_: int = 0
+    term: int = 0
+    log_term: int = 0
+    index: int = 0
+    entries: Sequence[EntryBatch] = ()
+    commit: int = 0
+    vote: int = 0
+    snapshot: Snapshot | None = None
+    reject: bool = False
+    reject_hint: int = 0
+    context: bytes = b""
+    responses: Sequence[Message] = ()
 
     def __repr__(self) -> str:
         shown = [f"{name}={getattr(self, name)!r}" for name in _SHOWN if getattr(self, name)]

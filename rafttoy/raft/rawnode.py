@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from rafttoy.errors import ConfigError
 from rafttoy.raft import follower, leader
 from rafttoy.raft.confchange import ConfChange, ConfChangeType, ConfChangeV2
@@ -27,7 +29,7 @@ from rafttoy.raft.config import Config
 from rafttoy.raft.core import Raft
 from rafttoy.raft.entries import EntryBatch, EntryType, Payloads
 from rafttoy.raft.errors import ProposalDropped, StepLocalMessage
-from rafttoy.raft.messages import Message, MessageType, is_local_target, is_response
+from rafttoy.raft.messages import Message, MessageType, is_response
 from rafttoy.raft.progress import Progress
 from rafttoy.raft.runs import total_payload, total_size
 from rafttoy.raft.status import Status
@@ -49,7 +51,7 @@ __all__ = ["RawNode", "Ready"]
 _M = MessageType
 
 
-class Ready:
+class Ready(msgspec.Struct, eq=False, gc=False):
     """What the application has to do. See the module's text for the order.
 
     soft_state         None when unchanged
@@ -65,27 +67,14 @@ class Ready:
                        to campaign with the members one has applied.
     """
 
-    __slots__ = ("committed_entries", "entries", "hard_state", "messages", "must_sync", "read_states", "snapshot", "soft_state")
-
-    def __init__(
-        self,
-        soft_state: SoftState | None = None,
-        hard_state: HardState | None = None,
-        read_states: Sequence[ReadState] = (),
-        entries: Sequence[EntryBatch] = (),
-        snapshot: Snapshot | None = None,
-        committed_entries: Sequence[EntryBatch] = (),
-        messages: Sequence[Message] = (),
-        must_sync: bool = False,
-    ) -> None:
-        self.soft_state = soft_state
-        self.hard_state = hard_state
-        self.read_states = read_states
-        self.entries = entries
-        self.snapshot = snapshot
-        self.committed_entries = committed_entries
-        self.messages = messages
-        self.must_sync = must_sync
+    soft_state: SoftState | None = None
+    hard_state: HardState | None = None
+    read_states: Sequence[ReadState] = ()
+    entries: Sequence[EntryBatch] = ()
+    snapshot: Snapshot | None = None
+    committed_entries: Sequence[EntryBatch] = ()
+    messages: Sequence[Message] = ()
+    must_sync: bool = False
 
 
 class RawNode:
@@ -177,7 +166,7 @@ class RawNode:
         ProposalDropped for a proposal that another node handed on. A transport lets nothing through that claims to come from a
         storage thread: this cannot be told here."""
         r = self.raft
-        if is_local_target(m.from_):
+        if m.from_ >= LOCAL_APPLY_THREAD:
             if not self._async or m.type not in (_M.STORAGE_APPEND_RESP, _M.STORAGE_APPLY_RESP):
                 raise StepLocalMessage(f"{m.type!r} is no answer of a storage thread")
             r.step(m)
@@ -217,6 +206,16 @@ class RawNode:
         """For every configuration change among the committed entries, unless the application rejects it. Returns the members from now on,
         to be saved with the next snapshot. Raises InvalidConfChange if it cannot follow the present members."""
         return self.raft.apply_conf_change(change.as_v2())
+
+    def commit_announcements(self) -> Sequence[Message]:
+        """With `skip_commit_broadcast`, before the application waits: what tells the others of the commit index, to be sent at once.
+        Nothing while messages wait for the next Ready, behind which these belong."""
+        r = self.raft
+        if r.role is not StateRole.LEADER or r.msgs:
+            return ()
+        leader.announce_commit(r)
+        messages, r.msgs = r.msgs, []
+        return messages
 
     def read_index(self, context: bytes) -> None:
         """Asks for a linearizable read. `context`, unique among those waiting and not empty, comes back in a ReadState; never, if there is

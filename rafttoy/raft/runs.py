@@ -28,6 +28,9 @@ def cut(batches: Sequence[EntryBatch], low: int, high: int) -> list[EntryBatch]:
     """The entries low <= index < high, all of which the batches hold; a new list."""
     if low >= high:
         return []
+    newest = batches[-1]
+    if low == newest.first and high == newest.last + 1:
+        return [newest]
     start = position(batches, low)
     stop = position(batches, high - 1) + 1
     out = list(batches[start:stop])

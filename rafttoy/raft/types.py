@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import msgspec
+
 from rafttoy.raft.protobuf import expect_bytes, expect_int, fields, put_bytes, put_uint
 
 __all__ = [
@@ -46,8 +48,7 @@ class StateRole(IntEnum):
     PRE_CANDIDATE = 3
 
 
-@dataclass(frozen=True, slots=True)
-class HardState:
+class HardState(msgspec.Struct, frozen=True, gc=False):
     """What must be durable before a node answers (thesis fig. 3.1), and the commit index, which may be lost."""
 
     term: int = 0
@@ -70,8 +71,7 @@ class HardState:
 EMPTY_HARD_STATE = HardState()
 
 
-@dataclass(frozen=True, slots=True)
-class SoftState:
+class SoftState(msgspec.Struct, frozen=True, gc=False):
     """Who leads, as this node sees it, and what it is itself. Volatile."""
 
     lead: int

@@ -7,7 +7,7 @@ data length; those that are so in key length too (all that a workload makes) are
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from rafttoy.raft.entries import EntryBatch
 __all__ = ["DATA_PREFIX", "OVERHEAD_BYTES", "Pair", "pairs"]
 
 Pair = tuple[bytes, bytes]
+_Taken = tuple[Iterable[Pair] | None, int, int]
 
 OVERHEAD_BYTES = 24
 """What the encoding adds to key and value."""
@@ -37,19 +38,23 @@ def _frame(head: int, key: int, value: int) -> struct.Struct:
     return struct.Struct(f"<{head + 16}x{key}s8x{value}s")
 
 
-def pairs(batch: EntryBatch) -> Iterator[tuple[Iterable[Pair] | None, int, int]]:
+@lru_cache(maxsize=64)
+def _frame_with_lengths(head: int, key: int, value: int) -> struct.Struct:
+    return struct.Struct(f"<{head + 8}xq{key}sq{value}s")
+
+
+def pairs(batch: EntryBatch) -> Sequence[_Taken]:
     """(key-value pairs, how many, bytes of keys and values) of a resident batch with data, in order; no pairs where it is Sized.
 
     Raises MalformedMessage for data that is no proposal: who proposed it is no client of ours."""
     if isinstance(batch.frames, Sized):
-        yield None, batch.count, batch.payload_bytes - OVERHEAD_BYTES * batch.count
-        return
-    for run in batch.uniform_runs():
-        if run.has_data:
-            yield _uniform(run)
+        return ((None, batch.count, batch.payload_bytes - OVERHEAD_BYTES * batch.count),)
+    if batch.ends is None:
+        return (_uniform(batch),) if batch.payload_bytes else ()
+    return [_uniform(run) for run in batch.uniform_runs() if run.has_data]
 
 
-def _uniform(run: EntryBatch) -> tuple[Iterable[Pair], int, int]:
+def _uniform(run: EntryBatch) -> _Taken:
     frames, count, stride, data = run.frames, run.count, run.stride, run.payload_bytes // run.count
     assert frames is not None
     assert not isinstance(frames, Sized)
@@ -60,25 +65,22 @@ def _uniform(run: EntryBatch) -> tuple[Iterable[Pair], int, int]:
     (key,) = _LENGTHS.unpack_from(frames, head)
     if not 0 < key <= total:
         raise MalformedMessage(f"entry {run.first}: a key of {key} bytes in {data}")
+    value = total - key
     if count < _VECTOR_FROM:
-        alike = all(_is_proposal(frames, head + i * stride, key, total - key) for i in range(count))
-    else:
-        alike = (
-            _column(frames, head + 8, count, stride, key)
-            and _column(frames, head + 16 + key, count, stride, total - key)
-            and bytes(memoryview(frames)[head + 16 :: stride]) == bytes((DATA_PREFIX,)) * count
-        )
-    if alike:
-        return _frame(head, key, total - key).iter_unpack(frames), count, total * count
+        few = [
+            (k, v)
+            for key_bytes, k, value_bytes, v in _frame_with_lengths(head, key, value).iter_unpack(frames)
+            if key_bytes == key and value_bytes == value and k[0] == DATA_PREFIX
+        ]
+        if len(few) == count:
+            return few, count, total * count
+    elif (
+        _column(frames, head + 8, count, stride, key)
+        and _column(frames, head + 16 + key, count, stride, value)
+        and bytes(memoryview(frames)[head + 16 :: stride]) == bytes((DATA_PREFIX,)) * count
+    ):
+        return _frame(head, key, value).iter_unpack(frames), count, total * count
     return [_one(run.first + i, bytes(frames[i * stride + head : (i + 1) * stride])) for i in range(count)], count, total * count
-
-
-def _is_proposal(frames: bytes | bytearray | memoryview, at: int, key: int, value: int) -> bool:
-    return (
-        _LENGTHS.unpack_from(frames, at)[0] == key
-        and _LENGTH.unpack_from(frames, at + 16 + key)[0] == value
-        and frames[at + 16] == DATA_PREFIX
-    )
 
 
 def _column(frames: bytes | bytearray | memoryview, at: int, count: int, stride: int, expected: int) -> bool:

@@ -143,7 +143,7 @@ class LogStorage:
 
     async def apply(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
-            await self._engine.apply(await self.load(batches))
+            await self._engine.apply(batches)
             self._applied = batches[-1].last
 
     async def set_conf_state(self, conf_state: ConfState, index: int) -> None:

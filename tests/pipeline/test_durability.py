@@ -114,7 +114,6 @@ async def send_before_saving(peer: Peer) -> None:
     """What no pipeline may do: followers answer, and the leader counts itself, before the disk does."""
     while (rd := await peer.ready()) is not None:
         await peer.send(rd.messages)
-        await peer.flush()
         await peer.apply(rd.committed_entries)
         await peer.ack(rd.committed_entries)
         await peer.save(rd)
