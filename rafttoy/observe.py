@@ -99,29 +99,28 @@ class Summary(msgspec.Struct, frozen=True):
 class Histogram:
     """Values with weights, to within 0.2 %, in bounded memory (log-linear buckets, as HdrHistogram's)."""
 
-    __slots__ = ("_buckets", "_max", "_min", "_sum", "_sum2", "_values", "_weights", "count")
+    __slots__ = ("_buckets", "_max", "_single", "_sum", "_sum2", "_weighted", "count")
 
     def __init__(self) -> None:
-        self._values = array("q")
-        self._weights = array("q")
+        self._weighted: list[int] = []  # value, weight, value, weight, …
+        self._single = array("q")  # values of weight one
         self._buckets: dict[int, int] = {}
         self.count = 0
         self._sum = self._sum2 = 0.0
         self._max = 0
-        self._min = 0
 
     def add(self, value: int, weight: int = 1) -> None:
         """`weight` proposals (batches, …) of the same `value` >= 0."""
-        self._values.append(value)
-        self._weights.append(weight)
-        if len(self._values) >= _FOLD:
+        weighted = self._weighted
+        weighted.append(value)
+        weighted.append(weight)
+        if len(weighted) >= _FOLD:
             self._fold()
 
     def extend(self, values: Sequence[int] | NDArray[np.int64]) -> None:
         """Many values of weight one."""
-        self._values.frombytes(np.ascontiguousarray(values, dtype=np.int64).tobytes())
-        self._weights.frombytes(np.ones(len(values), dtype=np.int64).tobytes())
-        if len(self._values) >= _FOLD:
+        self._single.frombytes(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+        if len(self._single) >= _FOLD:
             self._fold()
 
     def merge(self, other: Histogram) -> None:
@@ -138,10 +137,12 @@ class Histogram:
         self.__init__()  # type: ignore[misc]
 
     def _fold(self) -> None:
-        if not self._values:
+        if not self._weighted and not self._single:
             return
-        values = np.frombuffer(self._values, dtype=np.int64)
-        weights = np.frombuffer(self._weights, dtype=np.int64)
+        pairs = np.array(self._weighted, dtype=np.int64).reshape(-1, 2)
+        single = np.frombuffer(self._single, dtype=np.int64)
+        values = np.concatenate([pairs[:, 0], single])
+        weights = np.concatenate([pairs[:, 1], np.ones(len(single), dtype=np.int64)])
         self._max = max(self._max, int(values.max()))
         self.count += int(weights.sum())
         self._sum += float((values * weights.astype(np.float64)).sum())
@@ -153,8 +154,8 @@ class Histogram:
         sums = np.bincount(inverse, weights=weights)
         for key, weight in zip(unique.tolist(), sums.tolist(), strict=True):
             self._buckets[key] = self._buckets.get(key, 0) + int(weight)
-        self._values = array("q")
-        self._weights = array("q")
+        self._weighted = []
+        self._single = array("q")
 
     def buckets(self) -> list[tuple[float, int]]:
         """(representative value, weight), ascending."""

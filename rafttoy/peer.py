@@ -104,12 +104,13 @@ def _without_stale(messages: Sequence[Message]) -> list[Message]:
 
 def _extent(rd: Ready) -> tuple[int, int]:
     """(entries, bytes) that a Ready is about: what it costs grows with the memory that it touches, and lets go."""
-    entries, committed = rd.entries, rd.committed_entries
     count = size = 0
-    for batches in (entries, committed):
-        if batches:
-            count += batches[-1].last - batches[0].first + 1
-            size += total_size(batches)
+    for batch in rd.entries:
+        count += batch.count
+        size += batch.size
+    for batch in rd.committed_entries:
+        count += batch.count
+        size += batch.size
     return count, size
 
 
@@ -268,6 +269,7 @@ class Peer(Desk):
         """Feeds the core with all that has come, and returns what it wants done; waits while there is nothing. None at the end."""
         node = self.node
         while not self._ending:
+            self._signal.clear()
             if self._packets:
                 await self._receive()
             if self._local:
@@ -360,8 +362,8 @@ class Peer(Desk):
 
     async def tell_commit(self) -> None:
         """A leader's commit index travels with its next append. Followers that would wait for one are told now."""
-        if self.is_leader:
-            await self.send(self.node.commit_announcements())
+        if self.is_leader and (messages := self.node.commit_announcements()):
+            await self.send(messages)
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:
         """Applies committed entries in order; configuration changes in their place."""
@@ -421,30 +423,33 @@ class Peer(Desk):
             nbytes += packet.size
             try:
                 for msg in decode(packet):
-                    count += len(msg.messages)
-                    for message in msg.messages:
-                        for batch in message.entries:
-                            count += batch.count
-                    self._route(msg)
+                    count += self._route(msg)
             except MalformedMessage as error:
                 packet.reject(str(error))
         await self._receiving.done(mark, count, nbytes)
 
-    def _route(self, msg: RaftMsg) -> None:
+    def _route(self, msg: RaftMsg) -> int:
+        """How many messages and entries those were."""
         if msg.control:
             self._on_control(msg.control)
+        count = 0
         if msg.epoch == self.epoch and not self._ending:
+            step = self.node.step
             for message in msg.messages:
+                count += 1
+                for batch in message.entries:
+                    count += batch.count
                 if message.from_ == self.id:
                     raise MalformedMessage(f"{message.type.name} from another that claims to be peer {self.id} as well")
                 try:
-                    self.node.step(message)
+                    step(message)
                 except MalformedMessage:
                     raise
                 except PeerError:
                     pass  # from one who is no member (any more): ignored, as etcd/raft's callers do
         elif msg.epoch > self.epoch:
             self._on_newer(msg)
+        return count
 
     def _housekeep(self) -> None:
         node = self.node

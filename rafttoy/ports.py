@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol, TypeVar, final
 
+import msgspec
+
 from rafttoy.observe import StageRecord
 
 T = TypeVar("T")
@@ -292,25 +294,27 @@ class KvStores(Protocol):
 # --- links -------------------------------------------------------------------------------------------------------------------
 
 
-@final
-class Packet:
+def _ignore(reason: str) -> None:
+    pass
+
+
+class Packet(msgspec.Struct, eq=False, gc=False):
     """What one `send` carries: encoded parts (`size` bytes together), or, where payload is Sized, the object they stand for.
 
     `reject(reason)` drops the connection that a malformed packet came by."""
 
-    __slots__ = ("parts", "reject", "size", "virtual")
-
-    def __init__(
-        self, parts: Sequence[Buffer], size: int, virtual: Any = None, reject: Callable[[str], None] = lambda reason: None
-    ) -> None:
-        self.parts, self.size, self.virtual, self.reject = parts, size, virtual, reject
+    parts: Sequence[Buffer]
+    size: int
+    virtual: Any = None
+    reject: Callable[[str], None] = _ignore
 
     def join(self) -> bytes:
         """The bytes on the wire (a packet with Sized parts has none: AssertionError)."""
         assert self.virtual is None
-        if len(self.parts) == 1 and type(self.parts[0]) is bytes:
-            return self.parts[0]
-        return b"".join(self.parts)  # type: ignore[arg-type]
+        parts = self.parts
+        if len(parts) == 1 and type(parts[0]) is bytes:
+            return parts[0]
+        return b"".join(parts)  # type: ignore[arg-type]
 
 
 class Stream(Protocol):

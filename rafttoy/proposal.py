@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 
 from rafttoy.ports import Ports, Sized
@@ -131,13 +132,14 @@ class ProposalBuffer:
         return waiting
 
 
-class _Registered:
-    __slots__ = ("client", "count", "first", "first_id", "skip", "term", "token")
-
-    def __init__(self, first: int, term: int, count: int, client: Client, token: Any, first_id: int) -> None:
-        self.first, self.term, self.count, self.client, self.token = first, term, count, client, token
-        self.first_id = first_id
-        self.skip = 0
+class _Registered(msgspec.Struct, eq=False, gc=False):
+    first: int
+    term: int
+    count: int
+    client: Client
+    token: Any
+    first_id: int
+    skip: int = 0
 
 
 class AcknowledgedRun(NamedTuple):

@@ -31,6 +31,10 @@ class Signal:
             if not waiter.done():  # its task may have been cancelled
                 waiter.set_result(None)
 
+    def clear(self) -> None:
+        """Forgets what was set: for who is about to look at everything that it tells of."""
+        self._set = False
+
     async def wait(self) -> None:
         """Returns once set, and clears."""
         if self._set:

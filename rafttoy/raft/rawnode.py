@@ -31,7 +31,6 @@ from rafttoy.raft.entries import EntryBatch, EntryType, Payloads
 from rafttoy.raft.errors import ProposalDropped, StepLocalMessage
 from rafttoy.raft.messages import Message, MessageType, is_response
 from rafttoy.raft.progress import Progress
-from rafttoy.raft.runs import total_payload, total_size
 from rafttoy.raft.status import Status
 from rafttoy.raft.types import (
     EMPTY_HARD_STATE,
@@ -172,7 +171,7 @@ class RawNode:
             r.step(m)
             return
         check_message(m, r.id)
-        if not is_response(m.type) or m.from_ in r.tracker.progress:
+        if m.from_ in r.tracker.progress or not is_response(m.type):
             r.step(m)
 
     def campaign(self) -> None:
@@ -306,8 +305,12 @@ class RawNode:
         if stable is not None:
             r.step(stable)
         if applied:
-            r.applied_to(applied[-1].last, total_size(applied))
-            r.reduce_uncommitted(total_payload(applied))
+            size = payload = 0
+            for batch in applied:
+                size += batch.size
+                payload += batch.payload_bytes
+            r.applied_to(applied[-1].last, size)
+            r.reduce_uncommitted(payload)
 
     def _append_response(self, rd: Ready) -> Message | None:
         """Attests, once the storage has done all it was given so far, that it holds the log up to the last index of now.

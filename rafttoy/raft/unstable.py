@@ -70,10 +70,10 @@ class Unstable:
         """The storage holds the log up to `index`, written when its entry there had `term`. False, without effect, if the entry
         here has another term by now, or is gone: the write attests to something since overwritten."""
         batches = self.batches
-        if not batches or not self.offset <= index <= batches[-1].last or self.term(index) != term:
-            return False
-        if index == batches[-1].last:
+        if batches and index == batches[-1].last and term == batches[-1].term:  # the end, as mostly
             self.batches = []
+        elif not batches or not self.offset <= index <= batches[-1].last or self.term(index) != term:
+            return False
         else:
             self.batches = cut(batches, index + 1, batches[-1].last + 1)
         self.offset = index + 1
@@ -97,9 +97,9 @@ class Unstable:
     def append(self, batches: Sequence[EntryBatch]) -> None:
         """Contiguous batches that continue this log or replace its end. What is replaced counts as not being written, even if
         it is: its replacement must be."""
-        first = batches[0].first
-        if first == self.end:
-            self.batches.extend(batches)
+        first, held = batches[0].first, self.batches
+        if first == (held[-1].last + 1 if held else self.offset):
+            held.extend(batches)
         elif first <= self.offset:
             self.batches = list(batches)
             self.offset = self.in_progress = first

@@ -23,6 +23,8 @@ def check_message(m: Message, id: int) -> None:
     An append's entries must continue from its index without a gap, in terms that never decrease and none later than the
     message's own: this is what makes a log a log, so it is checked before the term or the log is touched."""
     type = m.type
+    if type is _APP_RESP and m.term > 0:
+        return
     if type is _APP:
         index, term = m.index, m.log_term
         for batch in m.entries:
@@ -35,8 +37,6 @@ def check_message(m: Message, id: int) -> None:
             raise MalformedMessage(f"an append from {m.from_} at term {m.term} with an entry of term {term}")
         if (m.log_term == 0) != (m.index == 0):
             raise MalformedMessage(f"an append from {m.from_} behind entry {m.log_term}/{m.index}")
-        return
-    if type is _APP_RESP and m.term > 0:
         return
     if type not in _KNOWN:
         raise MalformedMessage(f"unknown message type {type!r} from {m.from_}")

@@ -12,8 +12,9 @@ from rafttoy.observe import StageRecord
 
 __all__ = ["BusyPoll", "RealClock", "RealCpu", "RealStage", "RealTasks"]
 
-_ALWAYS = 64  # executions of a stage that are all clocked
-_EVERY = 8  # later, one of so many: a thread clock costs 0.7 µs
+_ALWAYS = 64  # executions of a stage that are all clocked: a thread clock is a system call, of 0.7 µs and more
+_OFTEN, _EVERY = 4096, 7  # up to there, one of so many; odd, for executions alternate: one Ready appends, the next one applies
+_SELDOM = 61  # later
 _EMPTY_NS = 10_000  # a turn of the loop that finds nothing takes 3 µs, one that has work 20 and more
 _SWITCH_SECONDS = 20e-6
 
@@ -60,7 +61,7 @@ class RealTasks:
 
 
 class RealStage:
-    """Runs as it is; its thread CPU time is recorded for the first executions and then for one in eight."""
+    """Runs as it is; its thread CPU time is recorded for the first executions, then for one in seven, and of many for one in 61."""
 
     __slots__ = ("record",)
 
@@ -69,7 +70,7 @@ class RealStage:
 
     def start(self) -> int:
         count = self.record.count
-        return time.thread_time_ns() if count < _ALWAYS or not count % _EVERY else 0
+        return time.thread_time_ns() if count < _ALWAYS or not count % (_EVERY if count < _OFTEN else _SELDOM) else 0
 
     async def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> None:
         record = self.record

@@ -54,8 +54,9 @@ class TcpLinks:
         return reader
 
     def _frame(self, frame: bytes, reader: FrameReader) -> None:
-        self.count.received(len(frame))
-        self._on_packet(Packet((frame,), len(frame), reject=reader.drop))
+        size = len(frame)
+        self.count.received(size)
+        self._on_packet(Packet((frame,), size, None, reader.drop))
 
     def _garbage(self, reason: str) -> None:
         self._log(f"dropped a connection: {reason}")
@@ -112,11 +113,12 @@ class TcpStream:
             return
         if transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
             return
-        self._count.sent(packet.size)
-        if packet.size < 4096:
-            transport.write(LENGTH.pack(packet.size) + packet.join())
+        size = packet.size
+        self._count.sent(size)
+        if size < 4096:
+            transport.write(b"".join((LENGTH.pack(size), *packet.parts)))  # type: ignore[arg-type]
         else:
-            transport.writelines([LENGTH.pack(packet.size), *packet.parts])  # type: ignore[list-item]
+            transport.writelines([LENGTH.pack(size), *packet.parts])  # type: ignore[list-item]
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()

@@ -47,6 +47,14 @@ class Log(MemoryStorage):
 
     def append(self, batches: Sequence[EntryBatch]) -> None:
         log = self._batches
+        if log and len(batches) == 1 and batches[0].first == log[-1].last + 1:  # by far the most
+            size = batches[0].size
+            log.append(batches[0])
+            self._resident_bytes += size
+            self._total_bytes += size
+            if self._cache_bytes and self._resident_bytes > self._cache_bytes:
+                self._evict()
+            return
         before = len(log)
         overwrites = bool(log and batches and batches[0].first <= log[-1].last) or bool(batches and batches[0].first <= self._before[0])
         super().append(batches)
