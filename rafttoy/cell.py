@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in the first `warmup_seconds` (or the first tenth of `proposals`) does not count.
 
     `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`).
-    With `busy_poll` real peers look for work all the time instead of sleeping until there is some. Arrivals of an open loop are released
+    With `busy_poll` "leader" or "all" real peers look for work all the time instead of sleeping until there is some. Arrivals are released
     every `tick_seconds` at least; finer timers than the default event loops do not have."""
 
     seconds: float = 2.0
@@ -61,5 +61,5 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_seconds: float = 10.0
     max_inflight: int = 0
     max_message_bytes: int = 0
-    busy_poll: bool = False
+    busy_poll: str = "none"
     tick_seconds: float = 0.001

@@ -56,7 +56,7 @@ def command(
     keep: bool,
     fresh: bool,
     cpus: tuple[CpuSet, ...] | None,
-    busy_poll: bool,
+    busy_poll: str,
     profile: Path | None,
 ) -> None:
     """Run every cell of the grid for real and print a row for each.

@@ -159,8 +159,9 @@ cpus_option = option(
 )
 busy_poll_option = option(
     "--busy-poll",
-    is_flag=True,
-    help="Peers look for work all the time instead of sleeping: no wake-ups, and a core for each that does nothing else.",
+    type=click.Choice(["none", "leader", "all"]),
+    default="none",
+    help="Who looks for work all the time instead of sleeping: nobody has to wake it, and it takes a core.",
 )
 connect_option = option(
     "--connect-timeout",

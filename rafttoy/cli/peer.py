@@ -62,7 +62,7 @@ def command(
     sync: str,
     connect_timeout: float,
     cpus: tuple[CpuSet, ...] | None,
-    busy_poll: bool,
+    busy_poll: str,
     metrics: bool,
     verbose: bool,
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.ports import Buffer
-from rafttoy.real.runtime import RealTasks
+from rafttoy.real.runtime import BusyPoll, RealTasks
 
 __all__ = ["SYNC_MODES", "DiskThread", "RealFile", "RealFiles", "device_bytes"]
 
@@ -54,10 +54,12 @@ def device_bytes(path: Path) -> int:
 
 
 class DiskThread:
-    """Carries out blocking calls one after another. Starts with the first, ends with `stop` or the process."""
+    """Carries out blocking calls one after another. Starts with the first, ends with `stop` or the process. `poll`, which keeps the
+    loop awake, lets it sleep meanwhile."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, poll: BusyPoll | None = None) -> None:
         self._loop = loop
+        self._poll = poll
         self._jobs: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._started = False
@@ -72,6 +74,8 @@ class DiskThread:
             self._started = True
             self._thread.start()
         future: asyncio.Future[T] = self._loop.create_future()
+        if self._poll is not None:
+            self._poll.suspend()
         self._jobs.put((future, call, args))
         return future
 
@@ -88,12 +92,22 @@ class DiskThread:
                 failure = error
             self.busy_ns += clock() - begun_ns
             try:
-                deliver(_deliver, future, result, failure)
+                deliver(self._deliver, future, result, failure)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
             if calls % _CLOCK_EVERY == 0:
                 self.cpu_ns = time.thread_time_ns()
             calls += 1
+
+    def _deliver(self, future: asyncio.Future[Any], result: Any, failure: Exception | None) -> None:
+        if self._poll is not None:
+            self._poll.resume()
+        if future.done():  # cancelled: whoever waited is gone
+            return
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_exception(failure)
 
     async def stop(self) -> None:
         """Returns once every call submitted before has ended."""
@@ -104,15 +118,6 @@ class DiskThread:
 
 def _nothing() -> None:
     pass
-
-
-def _deliver(future: asyncio.Future[Any], result: Any, failure: Exception | None) -> None:
-    if future.done():  # cancelled: whoever waited is gone
-        return
-    if failure is None:
-        future.set_result(result)
-    else:
-        future.set_exception(failure)
 
 
 async def _await(future: asyncio.Future[T], what: str) -> T:
@@ -217,7 +222,7 @@ class RealFiles:
             raise ConfigError(f"--sync {sync}: one of {', '.join(SYNC_MODES)}")
         self._root = root
         self._sync = sync
-        self._disk = DiskThread(tasks.loop, "rafttoy-disk")
+        self._disk = DiskThread(tasks.loop, "rafttoy-disk", tasks.poll)
         self._device = _Device(self._disk)
         self._helper = DiskThread(tasks.loop, "rafttoy-prewrite")
         self._lock_fd = -1

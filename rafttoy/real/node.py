@@ -128,7 +128,7 @@ class RealPorts:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.clock = RealClock()
-        self.tasks = RealTasks(loop)
+        self.tasks = RealTasks(loop, poll)
         self.cpu = RealCpu(poll)
         self.files = files(root, self.tasks, plan.sync)
         self.kv = RealKvStores(root, self.tasks, self.cpu)
@@ -150,7 +150,8 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
     """Serves until `stop`, or leads the job's runs. Returns the metrics of its last run; raises what ended the member early."""
     by_reference = job.cell.transport == "mem"
     network = MemoryNetwork()
-    poll = BusyPoll(asyncio.get_running_loop()) if job.plan.busy_poll else None
+    polls = job.plan.busy_poll == "all" or (job.plan.busy_poll == "leader" and job.lead is not None)
+    poll = BusyPoll(asyncio.get_running_loop()) if polls else None
     members = []
     for id in range(1, job.cell.nodes + 1) if by_reference else (job.id,):
         links: Links = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -16,7 +15,6 @@ _ALWAYS = 64  # executions of a stage that are all clocked: a thread clock is a 
 _OFTEN, _EVERY = 4096, 7  # up to there, one of so many; odd, for executions alternate: one Ready appends, the next one applies
 _SELDOM = 61  # later
 _EMPTY_NS = 10_000  # a turn of the loop that finds nothing takes 3 µs, one that has work 20 and more
-_SWITCH_SECONDS = 20e-6
 
 
 class RealClock:
@@ -28,8 +26,11 @@ class RealClock:
 
 
 class RealTasks:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    """`poll` is what keeps the loop awake, if anything does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poll: BusyPoll | None = None) -> None:
         self.loop = loop
+        self.poll = poll
         self._failed: Callable[[BaseException], None] | None = None
         self._live: dict[asyncio.Task[None], None] = {}
 
@@ -88,17 +89,33 @@ class BusyPoll:
     """Keeps a loop from sleeping: nobody has to wake its thread, which on a virtual machine takes as long as a round's work. The thread
     takes all of a core; `idle_ns` is what it spent on turns that found nothing.
 
-    Other threads are heard of sooner, too, but only if they need not wait for the interpreter's lock: it is asked for after 20 µs
-    instead of 5 ms."""
+    While another thread works for the loop it may sleep: a disk thread needs the interpreter's lock between a write and its sync, and
+    waited for it (etcd's log, 16 clients: 0.95 of what a leader that sleeps reached, and 1.02 since then)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.idle_ns = 0
         self._loop = loop
+        self._working = 0  # calls that other threads have under way
+        self._turning = True
         self._last_ns = time.perf_counter_ns()
-        sys.setswitchinterval(_SWITCH_SECONDS)
         loop.call_soon(self._turn)
 
+    def suspend(self) -> None:
+        """A thread has work; on the loop."""
+        self._working += 1
+
+    def resume(self) -> None:
+        """It has done it."""
+        self._working -= 1
+        if not self._working and not self._turning:
+            self._turning = True
+            self._last_ns = time.perf_counter_ns()
+            self._loop.call_soon(self._turn)
+
     def _turn(self) -> None:
+        if self._working:
+            self._turning = False
+            return
         now_ns = time.perf_counter_ns()
         spent_ns = now_ns - self._last_ns
         if spent_ns < _EMPTY_NS:

@@ -74,7 +74,7 @@ def test_a_peer_that_polls_is_always_awake_and_its_empty_turns_are_no_work(group
 
     group.when(0.2, look)
     group.when(0.8, look)
-    plan = msgspec.structs.replace(QUICK, seconds=1.5, verify=True, busy_poll=True)
+    plan = msgspec.structs.replace(QUICK, seconds=1.5, verify=True, busy_poll="all")
     (measured,) = group.run(cell_of(wal="file", conc=0, rate=50.0), plan)
     assert measured.verified
     for id, report in measured.reports.items():
