@@ -71,7 +71,7 @@ _LOADS = (2, 24, 200, 800, 2500)
 _OTHER_SIZES_CONC = 200
 _TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
 _LONG_SECONDS = 2.7
-"""Of the highest load: a store flushes and compacts only after its first 64 MB, which takes core time and the device from there on."""
+"""Of the highest load: a store flushes and compacts only after its first 32 MiB, which takes core time and the device from there on."""
 
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
 _SPREAD = Plan(seconds=0.25, warmup_seconds=0.03)

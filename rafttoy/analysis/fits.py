@@ -41,9 +41,9 @@ Training = Sequence[tuple[Cell, Measurement]]
 _FILE_LOGS = frozenset(("wal.encode.file", "wal.encode.etcd"))
 
 _CHECKED_ROUNDS = 40
-_FLUSHING = 0.2
+_FLUSHING = 0.3
 """Of a buffer: what a store takes in at most while it writes the last one out (LevelDB, three peers on two cores: 0.8 s, 10,000 to 30,000
-pairs of 200,000)."""
+pairs of 100,000)."""
 
 _MOMENTS = (np.arange(32) + 0.5) / 32
 
