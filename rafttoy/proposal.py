@@ -41,7 +41,7 @@ OVERHEAD_BYTES = 8 + 8 + KEY_BYTES + 8
 
 _KEY_AT = 16 + len(KEY_PREFIX)
 _ID = struct.Struct("<q")
-_VECTOR_FROM = 8
+_VECTOR_FROM = 24  # below that many a Python loop beats numpy's fixed cost
 _POOL_BYTES = 64 << 10
 
 

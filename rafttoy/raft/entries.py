@@ -15,6 +15,7 @@ Payload can be `Sized` (a model run moves no bytes): sizes are then exactly thos
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -38,12 +39,13 @@ class EntryType(IntEnum):
 Heads = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 _TYPES = tuple(EntryType)
-_VECTOR_FROM = 12  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_FROM = 20  # below this many entries a Python loop encodes faster than numpy, whose calls run on cold caches between batches
+_COMPARE_FROM = 64  # and compares heads faster
 _BLOCK = 16384  # entries whose heads are made together
 _VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
 _SHIFTS = [np.uint64(i) for i in range(8)]
 _SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
-_CONTINUED = [np.uint64(sum(0x80 << 8 * i for i in range(width - 1))) for width in range(9)]
+_CONTINUED = [sum(0x80 << 8 * i for i in range(width - 1)) for width in range(9)]
 
 
 def varint_size(value: int) -> int:
@@ -63,6 +65,18 @@ def append_varint(out: bytearray, value: int) -> None:
             out.append(value & 0x7F | 0x80)
             value >>= 7
         out.append(value)
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    if value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
+    out = bytearray()
+    append_varint(out, value)
+    return bytes(out)
 
 
 def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
@@ -330,8 +344,7 @@ def _ends(sizes: Iterable[int], first: int) -> list[int] | None:
 
 
 def _frame_head(type: int, term: int, index: int, length: int) -> bytes:
-    varint = bytearray()
-    append_varint(varint, index)
+    varint = _varint(index)
     before, behind = _around_index(type, term, len(varint), length)
     return before + varint + behind
 
@@ -351,14 +364,29 @@ def _around_index(type: int, term: int, width: int, length: int) -> tuple[bytes,
     return bytes(before + entry), bytes(behind)
 
 
+def _few_heads(type: int, term: int, first: int, count: int, length: int) -> list[bytes]:
+    """What `_heads` holds, one by one."""
+    width = varint_size(first)
+    before, behind = _around_index(type, term, width, length)
+    indexes = range(first, first + count)
+    if width > 4:
+        return [before + _varint(i) + behind for i in indexes]
+    more = _CONTINUED[width]  # no call an entry
+    return [
+        before + (i & 0x7F | (i & 0x3F80) << 1 | (i & 0x1FC000) << 2 | (i & 0xFE00000) << 3 | more).to_bytes(width, "little") + behind
+        for i in indexes
+    ]
+
+
 def _encode_few(first: int, term: int, type: EntryType, payloads: Payloads) -> bytes:
     data, stride = payloads.data, payloads.stride
     if payloads.count == 1:
         return b"".join((_frame_head(type, term, first, stride), data))  # type: ignore[arg-type]
     parts: list[Buffer] = []
     at = 0
-    for index in range(first, first + payloads.count):
-        parts += (_frame_head(type, term, index, stride), data[at : at + stride])
+    for head in _few_heads(type, term, first, payloads.count, stride):
+        parts.append(head)
+        parts.append(data[at : at + stride])
         at += stride
     return b"".join(parts)  # type: ignore[arg-type]
 
@@ -418,7 +446,7 @@ def _index_varints(first: int, count: int, width: int) -> Heads:
     varints = indexes & _SEPTETS[0]
     for i in range(1, width):  # the i-th septet moves i bits up, into its own byte
         varints |= (indexes << _SHIFTS[i]) & _SEPTETS[i]
-    varints |= _CONTINUED[width]
+    varints |= np.uint64(_CONTINUED[width])
     return varints.view(np.uint8).reshape(count, 8)[:, :width]
 
 
@@ -479,6 +507,11 @@ def _decode_run(view: memoryview, at: int, end: int, *, placed: bool = True) -> 
     return EntryBatch(index, term, kind, count, view[at : at + total], total, count * length), at + total
 
 
+@functools.lru_cache(maxsize=64)
+def _frame(head: int, length: int) -> struct.Struct:
+    return struct.Struct(f"<{head}s{length}x")
+
+
 def _field4(view: memoryview, at: int, end: int) -> bytes:
     length, pos = read_varint(view, at + 1, end)
     stop, data = pos + length, b""
@@ -496,15 +529,17 @@ def _count_uniform(view: memoryview, at: int, end: int, head: bytes, term: int, 
     width. Looks at four times as many each time, so a run costs by its own length, not by what comes behind it."""
     size, width = len(head) + length, varint_size(index)
     most = min((end - at) // size, (1 << 7 * width) - index)
-    count = 1
-    if most < _VECTOR_FROM or index >= _VECTOR_TO:
-        while count < most:
-            start = at + count * size
-            if view[start : start + len(head)] != _frame_head(kind, term, index + count, length):
+    if most < _COMPARE_FROM or index >= _VECTOR_TO:
+        if most < 2 or view[at + size : at + size + len(head)] != _frame_head(kind, term, index + 1, length):
+            return 1
+        alike = 0
+        found = _frame(len(head), length).iter_unpack(view[at : at + most * size])
+        for (theirs,), ours in zip(found, _few_heads(kind, term, index, most, length), strict=True):
+            if theirs != ours:
                 break
-            count += 1
-        return count
-    some = 256
+            alike += 1
+        return alike
+    count, some = 1, 256
     while count < most and view[at + count * size] == 0x3A:
         some = min(some, most - count)
         start = at + count * size

@@ -54,7 +54,7 @@ _UNSIGNED = struct.Struct("<Q")
 _PADS = [bytes(n) for n in range(8)]
 _extend = google_crc32c.extend
 
-_VECTOR_FROM = 16  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_FROM = 28  # below this many entries a Python loop beats numpy's fixed cost
 _LARGE = 8 << 10  # from here on, copying an entry costs more than handling it by itself
 
 
