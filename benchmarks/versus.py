@@ -498,7 +498,7 @@ def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
 @click.option("--warmup", type=DURATION, default="1s", help="What goes before, of ours.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="Of our first round; each round has the next one.")
 @click.option("--sync", type=click.Choice(SYNC_MODES), default="fdatasync", help="How our writes are made durable.")
-@click.option("--flags", default="", help="More flags of ours, as in '--busy-poll --cpus 0,1' or '--data-dir DIR'; the table tells them.")
+@click.option("--flags", default="", help="More flags of ours, as in '--busy-poll leader' or '--data-dir DIR'; the table tells them.")
 @click.option("--timeout", type=DURATION, default="120s", help="For one run of either side.")
 @click.option("--min-ratio", type=RATE, metavar="R", help="Exit 1 if the throughput ratio of any cell is below R.")
 @click.option("--max-p99-ratio", type=RATE, metavar="R", help="Exit 1 if the ratio of p99 of any cell is above R, or one side tells none.")
