@@ -12,9 +12,9 @@ from enum import IntEnum
 import msgspec
 
 from rafttoy.raft.entries import EntryBatch
-from rafttoy.raft.types import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Snapshot
+from rafttoy.raft.types import Snapshot
 
-__all__ = ["Message", "MessageType", "is_local", "is_local_target", "is_response"]
+__all__ = ["Message", "MessageType", "is_local", "is_response"]
 
 
 class MessageType(IntEnum):
@@ -114,7 +114,3 @@ def is_local(type: MessageType) -> bool:
 def is_response(type: MessageType) -> bool:
     """Whether such a message answers another; from one who is no member it is dropped."""
     return type in _RESPONSES
-
-
-def is_local_target(id: int) -> bool:
-    return id in (LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD)
