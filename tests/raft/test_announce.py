@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rafttoy.raft import Config, MemoryStorage, Message, MessageType, Payloads, RawNode
+from tests.raft.test_rawnode import work
 
 _PEERS = (1, 2, 3)
 
@@ -25,17 +26,9 @@ def leader() -> RawNode:
 
 def carry_out(node: RawNode) -> list[Message]:
     """What it sends meanwhile."""
-    sent: list[Message] = []
-    while node.has_ready():
-        rd = node.ready()
-        storage = node.raft.log.storage
-        assert isinstance(storage, MemoryStorage)
-        if rd.hard_state is not None:
-            storage.set_hard_state(rd.hard_state)
-        storage.append(rd.entries)
-        sent += rd.messages
-        node.advance(rd)
-    return sent
+    storage = node.raft.log.storage
+    assert isinstance(storage, MemoryStorage)
+    return work(node, storage)
 
 
 def accepted(node: RawNode, id: int) -> None:
