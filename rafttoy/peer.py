@@ -291,8 +291,7 @@ class Peer(Desk):
                 await self._readying.done(mark, *self._load)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
-                if not self.tracker.owes(node.commit):  # else its client is about to propose again, and that append tells
-                    await self.tell_commit()
+                await self.tell_commit()
                 await self._signal.wait()
         return None
 

@@ -176,11 +176,6 @@ class Tracker:
             self._waiting.append(_Registered(first, batch.term, payloads.count, client, token, first_id))
             first += payloads.count
 
-    def owes(self, index: int) -> bool:
-        """Whether proposals up to `index` are yet to be acknowledged."""
-        waiting = self._waiting
-        return bool(waiting) and waiting[0].first + waiting[0].skip <= index
-
     def finish(self, batch: EntryBatch) -> int:
         """Acknowledges the proposals that stand in `batch`; how many those were."""
         waiting = self._waiting
@@ -253,7 +248,6 @@ class Desk:
             acknowledged += self.tracker.finish(batch)
             nbytes += batch.payload_bytes
         await self._acking.done(mark, acknowledged, nbytes)
-        self._signal.set()  # whoever waited with something for the client's next proposals
         if acknowledged and client is self.client:  # the peer may have failed meanwhile
             mark = self._generating.start()
             client.turn()
