@@ -2,12 +2,12 @@
 
     python benchmarks/accuracy.py --into accuracy.jsonl
 
-Runs rounds: in each, for every group of cells (a storage over a transport) first its training cells, then its test cells once. A model of
-this host is fitted to the training cells of all rounds, and predicts the test cells; printed are errors of throughput, p50 and p99 (of
-medians), the worst cell, how many pairs of pipelines stand in the right order, and the noise. Training alternates with testing for the
-reason that the two sides of `versus.py` do: a shared host is a third faster or slower ten minutes later, and a calibration that was all
-done before would be of another host. No fit sees a test cell: the two lists are printed and disjoint. Interrupted, it goes on where it
-ended. It wants a quiet host and takes about half an hour; `--small` is its own test.
+Runs rounds: in each, for every group of cells (a storage over a transport) its training cells, then a dozen of its test cells once, then
+its training cells again, and so on. A model of this host is fitted to the training cells of all rounds, and predicts the test cells;
+printed are errors of throughput, p50 and p99 (of medians), the worst cell, how many pairs of pipelines stand in the right order, and the
+noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a third faster or slower a
+minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the two lists are printed and
+disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small` is its own test.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ SHARES = (0.3, 0.6, 0.9)
 """Of what a closed loop of `SATURATED` reaches: the rates of the open loops."""
 
 SATURATED = 1024
+TESTS_A_TRAINING = 12
+"""Test cells between two runs of the training cells: a minute."""
+
 Storage = tuple[str, str, str]
 FILE: Storage = ("split", "file", "leveldb")
 MEMORY: Storage = ("split", "mem", "mem")
@@ -108,12 +111,13 @@ def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | N
     found = probe_round(data_dir) if training is not None and is_missing(training, plan.seed) else None
     results: list[Result] = []
     for group in training_cells(closed):
-        if found is not None:
-            with progress(f"round {plan.seed}, training") as moving:
-                moving(group[0].group_name(), 0.0)
-                found.runs.extend(measure_group(group, plan, data_dir))
         own = [cell for cell in closed if cell.group_name() == group[0].group_name()]
-        results += measure(own, plan, into, data_dir)
+        for at in range(0, len(own), TESTS_A_TRAINING):
+            if found is not None:
+                with progress(f"round {plan.seed}, training") as moving:
+                    moving(group[0].group_name(), 0.0)
+                    found.runs.extend(measure_group(group, plan, data_dir))
+            results += measure(own[at : at + TESTS_A_TRAINING], plan, into, data_dir)
         results += measure(open_loops(read_results(into), saturated(own)), plan, into, data_dir)
     if training is not None and found is not None:
         keep(found, training)

@@ -74,13 +74,18 @@ _LONG_SECONDS = 2.7
 """Of the highest load: a store flushes and compacts only after its first 32 MiB, which takes core time and the device from there on."""
 
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
-_SPREAD = Plan(seconds=0.25, warmup_seconds=0.03)
+_PACED = Plan(seconds=0.25, warmup_seconds=0.03)
 _STEPS = 3
 _LEAST, _MOST = 0.1, 30.0
 """Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
 
 _NARROWEST, _WIDEST = 0.5, 4.0
 """Bounds of a sync's spread."""
+
+_MOST_PACE = 0.5
+_SLOWEST_OF_PACE = 1.3
+"""With a pace and nothing else, the slowest proposal in a hundred takes exp(1.3 * pace) times the median: there are sixteen paces, and fewer
+proposals in the slow ones."""
 
 _FEWEST_SAMPLES = 8
 _RARE = 0.005
@@ -240,19 +245,11 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         software=Software(stages, kv, spread=spread, spread_percent=_SPREAD_PERCENT if spread else []),
     )
     model = _with_groups(model, {name: _fit_group(model, training, name) for name in _groups(training)})
-    for _ in range(2):  # each waits for the other
-        for transport in links:
-            own = sorted(
-                ((c, m) for c, m in once if c.transport == transport),
-                key=lambda pair: (is_durable(pair[0].storage, pair[0].wal), pair[0].conc),
-            )
-            model = _with_delay(model, transport, own[:2])
-        for name in _groups(once):
-            fewest = sorted(((c, m) for c, m in once if c.group_name() == name), key=lambda pair: pair[0].conc)
-            model = _with_late(model, name, fewest[:2])
-        durable = [(c, m) for c, m in training if is_durable(c.storage, c.wal)]
-        model = _with_saves(_with_spread(model, durable), [(c, m) for c, m in once if is_durable(c.storage, c.wal)])
+    for _ in range(2):  # each waits for the others
+        model = _with_delays(model, once)
+        model = _with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
         model = _with_stalls(model, once)
+        model = _with_pace(model, training)
     return model
 
 
@@ -427,17 +424,22 @@ def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv
     threads beside those of the stores."""
     rows = [(cell.transport, report) for cell, m in training for report in m.reports.values()]
     transports = list(dict.fromkeys(transport for transport, _ in rows))
-    table = np.zeros((len(rows), 3 * len(transports) + 1))
+    table = np.zeros((len(rows), 4 * len(transports) + 1))
     for row, (transport, report) in zip(table, rows, strict=True):
-        at = 3 * transports.index(transport)
-        row[at : at + 3] = report.counters.get("packets_sent", 0), turns(report), _moved_bytes(report)
+        at, counters = 4 * transports.index(transport), report.counters
+        row[at : at + 4] = (
+            counters.get("packets_sent", 0),
+            turns(report),
+            counters.get("bytes_sent", 0),
+            counters.get("bytes_received", 0),
+        )
         row[-1] = handoffs(report)
     spent = np.array([loop_beside_stages(report) for _, report in rows])
     weight = np.array([1.0 / report.total_ns for _, report in rows])
     *costs, handoff = _nnls(table, spent, weight)
     links = {}
     for i, transport in enumerate(transports):
-        send, wake, byte = costs[3 * i : 3 * i + 3]
+        send, wake, sent_byte, received_byte = costs[4 * i : 4 * i + 4]
         everyone = [report for used, report in rows if used == transport]
         own = [report for report in everyone if not any(cuts_flush(kind, report) for kind in kv)] or everyone
         compactions = [compactions_ns(kv, report) for report in own]
@@ -446,8 +448,8 @@ def _fit_links(training: Sequence[tuple[Cell, Measurement]], kv: Mapping[str, Kv
         both = np.array([packets, [_moved_bytes(report) for report in own]], dtype=np.float64).T
         packet, background_byte = _nnls(both, np.array(rest), np.array([1.0 / report.total_ns for report in own]))
         links[transport] = LinkWork(
-            send=Linear(fixed_us=round(send / 1e3, 3), byte_ns=round(byte, 5)),
-            receive=Linear(byte_ns=round(byte, 5)),
+            send=Linear(fixed_us=round(send / 1e3, 3), byte_ns=round(sent_byte, 5)),
+            receive=Linear(byte_ns=round(received_byte, 5)),
             wake_us=round(wake / 1e3, 3),
             background=Linear(fixed_us=round(packet / 1e3, 3), byte_ns=round(background_byte, 5)),
         )
@@ -469,26 +471,36 @@ def _with_cpu(disk: Disk, reports: Sequence[PeerReport]) -> Disk:
     return msgspec.structs.replace(disk, cpu_us=round(sync / 1e3, 1), cpu_byte_ns=round(byte, 4))
 
 
-def _with_delay(model: Model, transport: str, training: Sequence[tuple[Cell, Measurement]]) -> Model:
-    """The model with the link's delay such that these cells take as long as measured in the median, on average (a proposal crosses the
-    link twice)."""
-    delay_us = 0.0
-    for _ in range(_STEPS):
-        delay_us = max(0.0, delay_us + _missing_us(model, training) / 2)
-        model = _with_link(model, transport, delay_us=round(delay_us, 2))
-    return model
+def _with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model with delays of links such that the two cells of lowest concurrency of each group take as long as measured in the median, on
+    average (a proposal crosses the link twice): a link's delay is that of its quickest group, and what others add is theirs."""
+    delays = {name: _delay_us(model, name, training) for name in _groups(training)}
+    groups = dict(model.software.groups)
+    for transport in model.hardware.links:
+        own = {name: delay_us for name, delay_us in delays.items() if name.rpartition(" ")[2] == transport}
+        quickest_us = round(min(own.values()), 2)
+        model = _with_link(model, transport, delay_us=quickest_us)
+        for name, delay_us in own.items():
+            groups[name] = _late(groups[name], transport, delay_us - quickest_us)
+    return _with_groups(model, groups)
 
 
-def _with_late(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> Model:
-    """The same for what a group adds to that delay, which others have as well."""
+def _delay_us(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> float:
+    """What the delay of a group's link has to be."""
     transport = group.rpartition(" ")[2]
+    fewest = sorted(((c, m) for c, m in training if c.group_name() == group), key=lambda pair: pair[0].conc)[:2]
+    costs = model.software.groups[group]
+    delay_us = model.hardware.links[transport].delay_us + costs.links[transport].late_us
     for _ in range(_STEPS):
-        costs = model.software.groups[group]
-        work = costs.links[transport]
-        late_us = max(0.0, work.late_us + _missing_us(model, training) / 2)
-        links = {**costs.links, transport: msgspec.structs.replace(work, late_us=round(late_us, 2))}
-        model = _with_groups(model, {**model.software.groups, group: msgspec.structs.replace(costs, links=links)})
-    return model
+        trial = _with_groups(_with_link(model, transport, delay_us=delay_us), {group: _late(costs, transport, 0.0)})
+        delay_us = max(0.0, delay_us + _missing_us(trial, fewest) / 2)
+    return delay_us
+
+
+def _late(costs: Costs, transport: str, late_us: float) -> Costs:
+    """The costs with that on top of the delay of the group's link."""
+    work = msgspec.structs.replace(costs.links[transport], late_us=round(late_us, 2))
+    return msgspec.structs.replace(costs, links={**costs.links, transport: work})
 
 
 def _missing_us(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> float:
@@ -504,44 +516,80 @@ def _with_link(model: Model, transport: str, **costs: float) -> Model:
 
 def _with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
     """The model in which the saves of those cells take as long as measured, in the median (one stall of 200 ms in a second makes a mean
-    of twice that, and a model of low load that is half as fast as the host): for each group a factor on the sync for
-    each number of bytes that its cells wrote at once."""
+    of twice that, and a model of low load that is half as fast as the host), and the slowest in a hundred as many times longer: for each
+    group a factor on the sync, and a width of its distribution, for each number of bytes that its cells wrote at once. How wide it is where
+    stores flushed says the next smaller number: while they do, a save waits for them."""
+    runs: dict[Cell, list[Measurement]] = {}
+    for cell, measured in training:
+        runs.setdefault(cell, []).append(measured)
+    once = typical(training)
     for _ in range(_STEPS):
         groups = dict(model.software.groups)
-        for name in _groups(training):
-            costs = groups.get(name, Costs())
-            octaves: dict[int, list[tuple[float, float]]] = {}
-            for cell, measured in training:
+        for name in _groups(once):
+            octaves: dict[int, list[tuple[float, float, float]]] = {}
+            for cell, measured in once:
                 if cell.group_name() == name:
                     nbytes = _save_bytes(cell, measured)
-                    octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, _sync_factor(model, cell, measured)))
-            curve = sorted(tuple(map(statistics.fmean, zip(*rows, strict=True))) for rows in octaves.values())
+                    found = _sync_factors(model, cell, measured, statistics.median(map(_tail, runs[cell])))
+                    octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, *found))
+            at, times, spreads = zip(*(map(_mean_known, zip(*octaves[octave], strict=True)) for octave in sorted(octaves)), strict=True)
             groups[name] = _under(
-                costs, model.hardware.disk, at=tuple(round(at, 1) for at, _ in curve), times=tuple(round(factor, 3) for _, factor in curve)
+                groups.get(name, Costs()),
+                model.hardware.disk,
+                at=tuple(round(nbytes, 1) for nbytes in at),
+                times=tuple(round(factor, 3) for factor in times),
+                spreads=tuple(round(spread, 3) for spread in _carried(spreads)),
             )
         model = _with_groups(model, groups)
     return model
 
 
-def _with_spread(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
-    """The model in which a group's slow saves (99 %) are as far from the usual ones as measured: in ratios, in the median of its cells but
-    those of the highest load, which save too seldom to say."""
-    groups = dict(model.software.groups)
-    often = [(cell, m) for cell, m in training if cell.conc < _LOADS[-1]]
-    for name in _groups(often):
-        measured: dict[Cell, list[float]] = {}
-        for cell, m in often:
-            if cell.group_name() == name:
-                measured.setdefault(cell, []).append(_tail(m))
-        costs = _under(groups.get(name, Costs()), model.hardware.disk)
-        for _ in range(_STEPS):
-            assert costs.disk is not None
-            trial = _with_groups(model, {**groups, name: costs})
-            short = statistics.median(statistics.median(tails) / _tail(run_sim(cell, _SPREAD, trial)) for cell, tails in measured.items())
-            spread = min(_WIDEST, max(_NARROWEST, costs.disk.spread * short))
-            costs = _under(costs, model.hardware.disk, spread=round(spread, 3))
-        groups[name] = costs
-    return _with_groups(model, groups)
+def _mean_known(values: Sequence[float]) -> float:
+    """The mean of those that are numbers, or none."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _carried(values: Sequence[float]) -> list[float]:
+    """Those that are no numbers take the one before (1 at the beginning)."""
+    out: list[float] = []
+    for value in values:
+        out.append((out[-1] if out else 1.0) if math.isnan(value) else value)
+    return out
+
+
+def _sync_factors(model: Model, cell: Cell, measured: Measurement, tail: float) -> tuple[float, float]:
+    """What the sync is to be multiplied with for `cell` to save as fast as measured (all that is missing is the sync's), and the spread
+    that makes the slowest saves so much slower (`tail`); NaN where stores flushed."""
+    disk = model.on(cell.group_name()).hardware.disk
+    nbytes = _save_bytes(cell, measured)
+    simulated = run_sim(cell, _SIMULATED, model)
+    missing_us = _save_us(measured) - _save_us(simulated)
+    factor = interpolated(disk.at, disk.times, nbytes) + missing_us / _median_sync_us(disk)
+    flushes = any(report.counters.get("kv_buffers", 0) for report in measured.reports.values())
+    spread = interpolated(disk.at, disk.spreads, nbytes) * tail / _tail(simulated) if not flushes else math.nan
+    return min(_MOST, max(_LEAST, factor)), spread if math.isnan(spread) else min(_WIDEST, max(_NARROWEST, spread))
+
+
+def _with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model in whose cells of few proposals (no store flushes meanwhile) the slowest in a hundred take as many times the median as
+    measured, in the median of cells: variances of logarithms add up."""
+    runs: dict[Cell, list[Measurement]] = {}
+    for cell, measured in training:
+        if cell.conc <= _OTHER_SIZES_CONC:
+            runs.setdefault(cell, []).append(measured)
+    wanted = {cell: statistics.median(map(_slowest, measured)) for cell, measured in runs.items()}
+    pace = model.hardware.pace
+    for _ in range(_STEPS):
+        short = statistics.median(tail**2 - _slowest(run_sim(cell, _PACED, model)) ** 2 for cell, tail in wanted.items())
+        pace = math.sqrt(min(_MOST_PACE**2, max(0.0, pace**2 + short / _SLOWEST_OF_PACE**2)))
+        model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, pace=round(pace, 4)))
+    return model
+
+
+def _slowest(measurement: Measurement) -> float:
+    """The logarithm of how many times longer than the median a proposal in a hundred takes."""
+    return math.log(measurement.latency.p99 / measurement.latency.p50)
 
 
 def _under(costs: Costs, disk: Disk, **changes: Any) -> Costs:
@@ -554,14 +602,6 @@ def _tail(measurement: Measurement) -> float:
     """The logarithm of how many times longer than the median a save in a hundred takes, in the mean of the peers."""
     saves = [report.metrics["append_latency_us"] for report in measurement.reports.values()]
     return max(0.05, statistics.fmean(math.log(save["p99"] / save["p50"]) for save in saves if save["p50"]))
-
-
-def _sync_factor(model: Model, cell: Cell, measured: Measurement) -> float:
-    """What the sync is to be multiplied with for `cell` to save as fast as measured: all that is missing is the sync's."""
-    disk = model.on(cell.group_name()).hardware.disk
-    before = interpolated(disk.at, disk.times, _save_bytes(cell, measured))
-    missing_us = _save_us(measured) - _save_us(run_sim(cell, _SIMULATED, model))
-    return min(_MOST, max(_LEAST, before + missing_us / _median_sync_us(disk)))
 
 
 def _save_bytes(cell: Cell, measurement: Measurement) -> float:

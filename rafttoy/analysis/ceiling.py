@@ -40,7 +40,7 @@ from rafttoy.peer import AckOn, ApplyOn, RaftOptions
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import KEY_BYTES, OVERHEAD_BYTES
 from rafttoy.raft.entries import entry_sizes
-from rafttoy.sim.model import Disk, Linear, Model, interpolated
+from rafttoy.sim.model import Disk, Linear, Model
 from rafttoy.storage import ENGINES, STORAGES, parse_wal, wal_delay_ns
 
 __all__ = ["SHAPES", "Ceiling", "Shape", "WithoutStorage", "ceiling", "without_storage"]
@@ -224,12 +224,12 @@ class _Round:
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + disk.loop_us * 1e3
         store = beside = 0.0
         synced = self._frames + (self._pairs if self._combined else 0)  # of a combined store, what was applied as well
-        factor = interpolated(disk.at, disk.times, synced)
+        factor = 1.0
         if self._wal not in ("file", "etcd"):
             kind = self._combined or self._cell.wal
             store = self._kv(kind, 2, self._frames)
             beside = _cost(self._model.software.kv[kind].background, 2, self._frames)
-            factor *= self._model.software.kv[kind].sync_factor
+            factor = self._model.software.kv[kind].sync_factor
         self._save_cpu = store + beside + disk.cpu_us * 1e3 + disk.cpu_byte_ns * synced
         self._excess = max(0.0, synced - 4096)
         self._device = self._excess * disk.byte_ns
@@ -238,12 +238,12 @@ class _Round:
         shared = self._model.hardware.hosts == "one" and self._cell.transport != "mem"
         together = self._followers + (1 if self._shape.parallel else 0)
         crowd = factor * (_crowding(disk, together) if shared else 1.0)
-        self._sync = fixed + factor * _sync(disk, 1, 1)
+        self._sync = fixed + factor * _sync(disk, synced, 1, 1)
         if self._followers:
-            self._follower_sync = fixed + crowd * _sync(disk, 1, 1)
+            self._follower_sync = fixed + crowd * _sync(disk, synced, 1, 1)
             needed = max(1, self._quorum - 1)
-            self._quorum_sync = fixed + crowd * _sync(disk, needed, self._followers)
-            self._all_sync = fixed + crowd * _sync(disk, min(self._quorum, self._followers), self._followers)
+            self._quorum_sync = fixed + crowd * _sync(disk, synced, needed, self._followers)
+            self._all_sync = fixed + crowd * _sync(disk, synced, min(self._quorum, self._followers), self._followers)
 
     def _packets(self, count: float, nbytes: float, work: Linear) -> float:
         return count * work.fixed_us * 1e3 + count * work.entry_us * 1e3 + work.byte_ns * nbytes
@@ -344,9 +344,10 @@ def _cost(cost: Linear, entries: float, nbytes: float) -> float:
     return cost.exact_ns(entries, nbytes)
 
 
-def _sync(disk: Disk, k: int, n: int) -> float:
-    """Mean of the k-th fastest of n syncs."""
-    return order_statistic([percent / 100 for percent in disk.percents()], [us * 1e3 for us in disk.spread_us()], k, n)
+def _sync(disk: Disk, nbytes: float, k: int, n: int) -> float:
+    """Mean of the k-th fastest of n syncs of so many bytes."""
+    widened = disk.widened()
+    return order_statistic([percent / 100 for percent in disk.percents()], [1e3 * widened(us, nbytes) for us in disk.sync_us], k, n)
 
 
 def _crowding(disk: Disk, together: int) -> float:

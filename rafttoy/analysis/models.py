@@ -152,7 +152,7 @@ _COMMENTS = {
 }
 
 
-_CURVE = ("at", "times")
+_CURVE = ("at", "times", "spreads")
 
 
 def dump_model(model: Model) -> str:

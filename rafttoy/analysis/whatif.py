@@ -31,6 +31,8 @@ _NO_COSTS = (
     "pairs_times",
     "spread",
     "spread_percent",
+    "spreads",
+    "pace",
     "flush_bytes",
     "interruptions",
 )

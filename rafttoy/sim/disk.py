@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from rafttoy.sim.model import Disk, interpolated
+from rafttoy.sim.model import Disk
 from rafttoy.sim.runtime import SimHost
 
 __all__ = ["SimDisk"]
@@ -30,14 +30,14 @@ class SimDisk:
         self._host = host
         self._rng = rng
         self._shares = [percent / 100.0 for percent in costs.percents()]
-        self._table_ns = [us * 1000.0 for us in costs.spread_us()]
+        self._table_us = costs.sync_us
+        self._widened = costs.widened()
         self._draws: list[float] = []
         self._byte_ns = costs.byte_ns
         self._write_ns = int(costs.write_us * 1000)
         self._read_ns = int(costs.read_us * 1000)
         self._grow_ns = int(costs.grow_us * 1000)
         self._factors = costs.concurrency
-        self._at, self._times = costs.at, costs.times
         self._cpu_ns = int(costs.cpu_us * 1000)
         self._cpu_byte_ns = costs.cpu_byte_ns
         self.handoff_ns = int(costs.handoff_us * 1000)
@@ -48,12 +48,12 @@ class SimDisk:
         self.busy_ns = 0
         """How long at least one call was at the device."""
 
-    def _sync_ns(self) -> float:
+    def _sync_ns(self, nbytes: int) -> float:
         """A quantile of the sync, interpolated."""
         draws = self._draws
         if not draws:
-            draws = self._draws = np.interp(self._rng.random(_DRAWS), self._shares, self._table_ns).tolist()
-        return draws.pop()
+            draws = self._draws = np.interp(self._rng.random(_DRAWS), self._shares, self._table_us).tolist()
+        return 1000.0 * self._widened(draws.pop(), nbytes)
 
     def _occupy(self, begin_ns: int, end_ns: int) -> None:
         if end_ns > self._busy_until_ns:
@@ -77,15 +77,13 @@ class SimDisk:
         cpu_ns = self.cpu_ns(nbytes)
         if cpu_ns:
             now: int = self.env.now  # type: ignore[assignment]
-            begin_ns += self._host.reserve(now, cpu_ns) - cpu_ns - now  # the sync includes it: what it adds is waiting for a core
+            begin_ns += max(0, self._host.reserve(now, cpu_ns) - cpu_ns - now)  # the sync includes it: what it adds is waiting for a core
         ends = self._ends_ns
         while ends and ends[0] <= begin_ns:
             heappop(ends)
         factors = self._factors
         factor *= factors[len(ends)] if len(ends) < len(factors) else factors[-1]
-        if self._at:
-            factor *= interpolated(self._at, self._times, nbytes)
-        end_ns = self._transfer(begin_ns, nbytes) + int(self._sync_ns() * factor) + (self._grow_ns if grows else 0)
+        end_ns = self._transfer(begin_ns, nbytes) + int(self._sync_ns(nbytes) * factor) + (self._grow_ns if grows else 0)
         heappush(ends, end_ns)
         self._occupy(begin_ns, end_ns)
         return end_ns

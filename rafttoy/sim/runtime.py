@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from simpy.events import Interruption
 from rafttoy.observe import StageRecord
 from rafttoy.sim.model import Interruptions, Linear, Model
 
-__all__ = ["SLICE_NS", "Cancelled", "Loop", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Spread", "Stops"]
+__all__ = ["SLICE_NS", "Cancelled", "Loop", "Pace", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Spread", "Stops"]
 
 
 SLICE_NS = 1_500_000
@@ -34,6 +35,9 @@ SLICE_NS = 1_500_000
 
 
 _FACTORS = 10_000
+
+_PACE_NS, _PACES = 5_000_000, 16
+"""For how long a host keeps its pace, and how many it has."""
 
 
 class Stops:
@@ -61,12 +65,32 @@ class Stops:
         return end_ns
 
 
+class Pace:
+    """How long work takes at a time beside how long it takes in the mean: one factor for each 5 ms, lognormal with `deviation` of the
+    logarithm and mean 1. Each of sixteen quantiles comes once in 80 ms, so that short runs have the mean, too; the order is drawn from
+    a numpy Generator."""
+
+    def __init__(self, deviation: float, rng: Any) -> None:
+        normal = NormalDist(0.0, deviation)
+        quantiles = np.exp([normal.inv_cdf((i + 0.5) / _PACES) for i in range(_PACES)])
+        self._quantiles = quantiles / quantiles.mean()
+        self._rng = rng
+        self._factors: list[float] = []
+
+    def at(self, at_ns: int) -> float:
+        block = at_ns // _PACE_NS
+        while block >= len(self._factors):
+            self._factors += self._rng.permutation(self._quantiles).tolist()
+        return self._factors[block]
+
+
 class SimHost:
     """Cores shared by the loops and background threads of one machine."""
 
-    def __init__(self, env: simpy.Environment, cores: int, stops: Stops | None = None) -> None:
+    def __init__(self, env: simpy.Environment, cores: int, stops: Stops | None = None, pace: Pace | None = None) -> None:
         self.env = env
         self._stops = stops
+        self._pace = pace
         self.free_at_ns = [0] * cores
         self.busy_ns = 0
         self.last_core = 0
@@ -79,6 +103,8 @@ class SimHost:
         if core < 0 or (free[core] != earliest_ns and (min(free) <= earliest_ns or not sticky)):
             core = free.index(min(free))
         begin = max(free[core], earliest_ns)
+        if self._pace is not None:
+            duration_ns = int(duration_ns * self._pace.at(begin))
         end = begin + duration_ns if self._stops is None else self._stops.end_ns(core, begin, duration_ns)
         free[core] = end
         self.busy_ns += duration_ns

@@ -18,7 +18,7 @@ from rafttoy.sim.files import SimFiles
 from rafttoy.sim.kv import SimKvStores
 from rafttoy.sim.links import SimLinks, SimNetwork
 from rafttoy.sim.model import Model
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Stops
+from rafttoy.sim.runtime import Loop, Pace, SimClock, SimCpu, SimHost, SimTasks, Stops
 from rafttoy.sim.store import SimStore
 from rafttoy.wire import Epoch
 
@@ -67,7 +67,8 @@ class SimWorld:
             hardware, random = self.model.hardware, SeededRandomness(self.seed, number)
             stopping = hardware.interruptions
             stops = Stops(stopping, hardware.cores, random.stream("interruptions")) if stopping is not None else None
-            host = SimHost(self.env, hardware.cores, stops)
+            pace = Pace(hardware.pace, random.stream("pace")) if hardware.pace else None
+            host = SimHost(self.env, hardware.cores, stops, pace)
             self._machines[number] = (host, SimDisk(self.env, host, hardware.disk, random.stream("disk")))
         return self._machines[number]
 

@@ -251,8 +251,17 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_a_disk_is_wider_under_load_and_its_slowest_hundredth_by_itself() -> None:
     disk = Disk(sync_us=[50.0, 100.0, 200.0, 300.0], sync_percent=[0.0, 50.0, 99.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=1.0)
-    assert disk.spread_us() == [50.0, 100.0, 200.0, 300.0]
-    assert msgspec.structs.replace(disk, spread=2.0).spread_us() == pytest.approx([25.0, 100.0, 400.0, 500.0])
+    assert [disk.widened()(us, 4096) for us in disk.sync_us] == disk.sync_us
+    loaded = msgspec.structs.replace(disk, at=(4096.0, 8192.0), times=(1.0, 3.0), spreads=(2.0, 1.0)).widened()
+    assert [loaded(us, 4096) for us in disk.sync_us] == pytest.approx([25.0, 100.0, 400.0, 500.0])
+    assert [loaded(us, 8192) for us in disk.sync_us] == pytest.approx([150.0, 300.0, 600.0, 900.0])
+
+
+def test_widths_without_their_place_are_refused() -> None:
+    document = msgspec.to_builtins(make_model())
+    document["hardware"]["disk"] |= {"at": [1.0, 2.0], "times": [1.0, 1.0], "spreads": [1.0]}
+    with pytest.raises(ConfigError, match="at has 2 values, spreads 1"):
+        parse_model(document, "bed.toml")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_settings_apply_in_order_and_leave_the_model_alone() -> None:
     [
         (
             "disk.sync_uss=50",
-            r"--set: no 'disk\.sync_uss' \(did you mean disk\.sync_us\?\); at the top: cores, disk, links, hosts, interruptions, stages",
+            r"--set: no 'disk\.sync_uss' \(did you mean disk\.sync_us\?\); at the top: cores, disk, links, hosts, interruptions, pace, stages",
         ),
         ("meta.name=x", r"--set: no 'meta\.name'"),
         ("disk=50", r"--set disk=50: a table of sync_us, byte_ns, .*; name one of them, or scale them all: disk=x0\.5"),
@@ -93,9 +93,10 @@ def test_every_cost_of_the_shipped_model_can_be_named_in_full_and_in_short() -> 
 
     for half in ("hardware", "software"):
         for key in costs(msgspec.to_builtins(getattr(model, half)), ""):
-            one = apply_settings(model, [f"{key}=3"])
-            assert one == apply_settings(model, [f"{half}.{key}=3"])
-            assert _value(one, f"{half}.{key}") == 3, key
+            value = 1 if key == "pace" else 3
+            one = apply_settings(model, [f"{key}={value}"])
+            assert one == apply_settings(model, [f"{half}.{key}={value}"])
+            assert _value(one, f"{half}.{key}") == value, key
 
 
 def _value(model: Model, key: str) -> object:

@@ -13,7 +13,7 @@ import simpy
 
 from rafttoy.real.runtime import RealCpu
 from rafttoy.sim.model import Disk, Hardware, Interruptions, Linear, Meta, Model, Software
-from rafttoy.sim.runtime import Loop, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
+from rafttoy.sim.runtime import Loop, Pace, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
 from tests.conformance.cpu import Run, Scenario, burn, check_cpu
 from tests.conformance.test_clock_tasks import drive
 
@@ -319,6 +319,22 @@ def test_an_execution_has_its_factor_whatever_else_happened() -> None:
     assert alone[:10_000] == alone[10_000:]
     assert list(itertools.islice(spread(1).of("other"), 100)) != alone[:100]
     assert list(itertools.islice(spread(2).of("work"), 100)) != alone[:100]
+
+
+def test_a_pace_lasts_and_is_one_in_the_mean() -> None:
+    pace = Pace(0.2, np.random.default_rng(1))
+    at = np.array([[pace.at(cycle * 80_000_000 + block * 5_000_000) for block in range(16)] for cycle in range(20)])
+    assert at.mean(axis=1) == pytest.approx(1.0)
+    assert np.log(at).std() == pytest.approx(0.2, rel=0.05)
+    assert len({tuple(cycle) for cycle in at}) == 20  # in another order each time
+    assert pace.at(4_999_999) == pace.at(0) != pace.at(5_000_000)
+
+
+def test_work_takes_as_long_as_the_host_s_pace_says() -> None:
+    env = simpy.Environment(initial_time=0)
+    pace = Pace(0.2, np.random.default_rng(1))
+    host = SimHost(env, 1, pace=pace)
+    assert host.reserve(0, 1_000_000) == int(1_000_000 * pace.at(0)) == host.busy_ns
 
 
 def test_without_a_spread_or_a_source_of_chance_every_execution_takes_the_mean() -> None:
