@@ -84,8 +84,8 @@ _NARROWEST, _WIDEST = 0.5, 4.0
 
 _MOST_PACE = 0.5
 _SLOWEST_OF_PACE = 1.3
-"""With a pace and nothing else, the slowest proposal in a hundred takes exp(1.3 * pace) times the median: there are sixteen paces, and fewer
-proposals in the slow ones."""
+"""With a pace and nothing else, the slowest proposal in a hundred takes exp(1.3 * pace) times the median: there are sixteen paces, and
+fewer proposals in the slow ones."""
 
 _FEWEST_SAMPLES = 8
 _RARE = 0.005

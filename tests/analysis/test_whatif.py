@@ -57,7 +57,7 @@ def test_settings_apply_in_order_and_leave_the_model_alone() -> None:
     [
         (
             "disk.sync_uss=50",
-            r"--set: no 'disk\.sync_uss' \(did you mean disk\.sync_us\?\); at the top: cores, disk, links, hosts, interruptions, pace, stages",
+            r"--set: no 'disk\.sync_uss' \(did you mean disk\.sync_us\?\); at the top: cores, disk, links, hosts, interruptions, pace, st",
         ),
         ("meta.name=x", r"--set: no 'meta\.name'"),
         ("disk=50", r"--set disk=50: a table of sync_us, byte_ns, .*; name one of them, or scale them all: disk=x0\.5"),
