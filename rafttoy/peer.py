@@ -295,12 +295,13 @@ class Peer(Desk):
                 await self._signal.wait()
         return None
 
-    async def save(self, rd: Ready) -> None:
-        """The log and the hard state are durable once it returns, where the core asked for that."""
+    async def save(self, rd: Ready, *, here: bool = False) -> None:
+        """The log and the hard state are durable once it returns, where the core asked for that. With `here` nobody waits for
+        what the loop could do meanwhile: it may wait for the disk itself."""
         if rd.snapshot is not None:
             await self.install(rd.snapshot, rd.hard_state)
         if rd.entries or rd.hard_state is not None:
-            await self._save(rd.entries, rd.hard_state, rd.must_sync)
+            await self._save(rd.entries, rd.hard_state, rd.must_sync, here)
 
     async def save_messages(self, appends: Sequence[Message]) -> None:
         """The same for STORAGE_APPEND messages whose entries follow one another, in one write."""
@@ -319,12 +320,12 @@ class Peer(Desk):
         if self.digest is not None:
             self.digest = None  # what came before is not known entry by entry
 
-    async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool) -> None:
+    async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool, here: bool = False) -> None:
         if not entries:
             await self.storage.save(entries, hard_state, sync=must_sync)
             return
         begin_ns = self._clock.now_ns()
-        await self.storage.save(entries, hard_state, sync=must_sync)
+        await self.storage.save(entries, hard_state, sync=must_sync, here=here)
         self.metrics.append_latency.add(self._clock.now_ns() - begin_ns)
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 
@@ -393,6 +394,7 @@ class Peer(Desk):
         """Stands for `apply` where a lazy follower does not apply: the committed log is still followed, for verification."""
         if committed and self.digest is not None:
             self.digest.add(await self.storage.load(committed))
+        self.storage.skip(committed)
 
     async def advance(self, rd: Ready) -> None:
         """Tells the core that the Ready was carried out."""

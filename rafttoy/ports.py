@@ -24,6 +24,7 @@ __all__ = [
     "KV_BUFFER_BYTES",
     "KV_INLINE_BYTES",
     "KV_PAIR_BYTES",
+    "SAVE_HERE_BYTES",
     "Buffer",
     "Clock",
     "Cpu",
@@ -156,11 +157,14 @@ class File(Protocol):
     def size(self) -> int:
         """Bytes, as of the calls made so far."""
 
-    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
+    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool, here: bool = False) -> Awaitable[None]:
         """Writes the buffers one after another from `offset`; with `sync`, durable once it returns (one hand-off to the disk
         thread for both). It begins when it is called; what it returns is to be awaited, once. Raises StorageError; then nothing may
         be assumed of the range or of earlier unsynced writes, and no write or sync of this directory that was still in line, or comes
-        later, is carried out: they fail too."""
+        later, is carried out: they fail too.
+
+        With `here` the caller has nothing else to do: up to SAVE_HERE_BYTES, and while no other call is under way, the loop does it
+        itself, and nothing else meanwhile."""
 
     async def pread(self, offset: int, length: int) -> bytes:
         """`length` bytes, fewer only at the end of the file. Raises StorageError."""
@@ -200,8 +204,9 @@ class Files(Protocol):
     async def sync_directory(self, directory: str = "") -> None: ...
 
     def counters(self) -> dict[str, int]:
-        """So far: `disk_busy_ns` (time in writes and syncs), `disk_cpu_ns` (CPU time of disk threads), `device_bytes` (what the
-        system counts as written to the directory's device, by anyone; 0 where it does not count)."""
+        """So far: `disk_busy_ns` (time in writes and syncs), `disk_cpu_ns` (CPU time of disk threads), `disk_here` and `disk_here_ns`
+        (writes that the loop did itself, and their CPU time), `device_bytes` (what the system counts as written to the directory's
+        device, by anyone; 0 where it does not count)."""
 
     async def lock(self) -> None:
         """Takes the directory for this peer until `close` or the process ends. StorageError naming the holder otherwise."""
@@ -242,6 +247,10 @@ class KvBuffer:
     def close(self) -> None:
         self.pairs = self.nbytes = self.filled_since_opened = 0
 
+
+SAVE_HERE_BYTES = 4 << 10
+"""Up to here a synced write is done on the loop, where the caller has nothing else to do: the disk thread's wake-up and the loop's take
+as long as a fast device's sync."""
 
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""

@@ -37,7 +37,7 @@ from rafttoy.analysis.queueing import (
 from rafttoy.cell import Cell
 from rafttoy.errors import ConfigError
 from rafttoy.peer import AckOn, ApplyOn, RaftOptions
-from rafttoy.ports import KV_INLINE_BYTES
+from rafttoy.ports import KV_INLINE_BYTES, SAVE_HERE_BYTES
 from rafttoy.proposal import KEY_BYTES, OVERHEAD_BYTES
 from rafttoy.raft.entries import entry_sizes
 from rafttoy.sim.model import Disk, Linear, Model
@@ -221,7 +221,9 @@ class _Round:
         self._sync = self._follower_sync = self._quorum_sync = self._all_sync = self._wal_delay
         if self._wal == "mem":
             return
-        self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + disk.loop_us * 1e3
+        here = self._shape.waits and self._wal in ("file", "etcd") and self._frames <= SAVE_HERE_BYTES
+        handoff, loop = (0.0, 0.0) if here else (disk.handoff_us * 1e3, disk.loop_us * 1e3)
+        self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + loop
         store = beside = 0.0
         synced = self._frames + (self._pairs if self._combined else 0)  # of a combined store, what was applied as well
         factor = 1.0
@@ -234,7 +236,7 @@ class _Round:
         self._excess = max(0.0, synced - 4096)
         self._device = self._excess * disk.byte_ns
         grows = disk.grow_us * 1e3 if self._wal == "etcd" else 0.0
-        fixed = disk.handoff_us * 1e3 + store + self._device + grows
+        fixed = handoff + store + self._device + grows
         shared = self._model.hardware.hosts == "one" and self._cell.transport != "mem"
         together = self._followers + (1 if self._shape.parallel else 0)
         crowd = factor * (_crowding(disk, together) if shared else 1.0)

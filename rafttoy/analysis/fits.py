@@ -24,6 +24,7 @@ __all__ = [
     "buffered_pairs",
     "compactions_ns",
     "cuts_flush",
+    "disk_cpu_ns",
     "fits_of",
     "flushed",
     "handoffs",
@@ -141,12 +142,18 @@ def _link_ns(model: Model, transport: str, report: PeerReport) -> tuple[float, f
     packets_ns = _packets_ns(link.background, sent + received, nbytes)
     predicted = beside_ns(link, model.hardware.disk, report) + packets_ns + compactions_ns(model.software.kv, report)
     staged = sum(stage.cpu_ns for stage in report.stages.values())
-    return predicted, max(0.0, report.total_ns - staged - counters.get("disk_cpu_ns", 0))
+    return predicted, max(0.0, report.total_ns - staged - disk_cpu_ns(report))
+
+
+def disk_cpu_ns(report: PeerReport) -> int:
+    """CPU time of a peer's saves, on disk threads and on its loop."""
+    return report.counters.get("disk_cpu_ns", 0) + report.counters.get("disk_here_ns", 0)
 
 
 def loop_beside_stages(report: PeerReport) -> float:
-    """CPU time of a peer's loop that no stage has, in ns."""
-    return max(0.0, report.loop_ns - sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(BESIDE_LOOP)))
+    """CPU time of a peer's loop that neither a stage has nor a save that it did itself, in ns."""
+    staged = sum(stage.cpu_ns for name, stage in report.stages.items() if not name.endswith(BESIDE_LOOP))
+    return max(0.0, report.loop_ns - staged - report.counters.get("disk_here_ns", 0))
 
 
 def turns(report: PeerReport) -> int:
@@ -158,7 +165,8 @@ def turns(report: PeerReport) -> int:
 def handoffs(report: PeerReport) -> int:
     """To threads of a peer's own: those of its log, and those of its stores."""
     threads = sum(stage.count for name, stage in report.stages.items() if name.endswith(BESIDE_LOOP))
-    return threads + (report.counters.get("wal_syncs", 0) if logs_in_files(report) else 0)
+    counters = report.counters
+    return threads + (counters.get("wal_syncs", 0) - counters.get("disk_here", 0) if logs_in_files(report) else 0)
 
 
 def logs_in_files(report: PeerReport) -> bool:

@@ -36,7 +36,7 @@ async def _async_apply(peer: Peer, ack: AckOn, apply: ApplyOn) -> None:
                 await peer.ack(committed)
             appends, others = split_appends(rd.messages)
             await peer.send(appends)
-            await peer.save(rd)
+            await peer.save(rd, here=ack is AckOn.COMMIT or applier.idle)  # nobody waits for what is applied, or nothing is
             await peer.send(others)
             if any(batch.type is not EntryType.NORMAL for batch in committed):
                 if not await applier.drained():  # a configuration change takes effect in its place
@@ -60,9 +60,14 @@ class _Applier:
         self._peer = peer
         self._ack = ack
         self._mailbox: Mailbox[EntryBatch] = Mailbox(peer.tasks)
-        self._idle = Signal(peer.tasks)
+        self._applied = Signal(peer.tasks)
         self._busy = False
         self._ended = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being applied, nor waits for it."""
+        return not self._busy and not len(self._mailbox)
 
     def hand_over(self, committed: Sequence[EntryBatch]) -> None:
         for batch in committed:
@@ -77,15 +82,15 @@ class _Applier:
                 if self._ack is AckOn.APPLY:
                     await self._peer.ack(batches)
                 self._busy = False
-                self._idle.set()
+                self._applied.set()
         finally:
             self._ended = True
-            self._idle.set()
+            self._applied.set()
 
     async def drained(self) -> bool:
         """Once all that was handed over is applied; False if that will never be, because applying failed (and ends the peer)."""
-        while self._busy or len(self._mailbox):
+        while not self.idle:
             if self._ended:
                 return False
-            await self._idle.wait()
+            await self._applied.wait()
         return True

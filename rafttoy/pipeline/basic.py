@@ -10,7 +10,7 @@ __all__ = ["basic"]
 async def basic(peer: Peer) -> None:
     """Save, send, apply, ack: one after another."""
     while (rd := await peer.ready()) is not None:
-        await peer.save(rd)
+        await peer.save(rd, here=True)
         await peer.send(rd.messages)
         await peer.apply(rd.committed_entries)
         await peer.ack(rd.committed_entries)

@@ -12,7 +12,7 @@ async def parallel_append(peer: Peer) -> None:
     while (rd := await peer.ready()) is not None:
         appends, others = split_appends(rd.messages)
         await peer.send(appends)
-        await peer.save(rd)
+        await peer.save(rd, here=True)
         await peer.send(others)
         await peer.apply(rd.committed_entries)
         await peer.ack(rd.committed_entries)
@@ -25,7 +25,7 @@ async def parallel_append_early_ack(peer: Peer) -> None:
         await peer.ack(rd.committed_entries)
         appends, others = split_appends(rd.messages)
         await peer.send(appends)
-        await peer.save(rd)
+        await peer.save(rd, here=True)
         await peer.send(others)
         await peer.apply(rd.committed_entries)
         await peer.advance(rd)

@@ -9,7 +9,7 @@ from functools import partial
 import simpy
 
 from rafttoy.errors import StorageError
-from rafttoy.ports import Buffer, Sized
+from rafttoy.ports import SAVE_HERE_BYTES, Buffer, Sized
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.runtime import Loop, Timer, Until
 from rafttoy.sim.store import Inode, SimStore
@@ -56,13 +56,13 @@ def _nothing() -> None:
 
 
 class _Call:
-    """A write or sync on the disk thread: `carry_out` happens when its turn comes, what `sync` promises when it ends. Neither asks
-    whether the task that called is still there."""
+    """A write or sync on the disk thread, or `here` on the loop: `carry_out` happens when its turn comes, what `sync` promises when it
+    ends. Neither asks whether the task that called is still there."""
 
-    __slots__ = ("carry_out", "changes", "failure", "inode", "sync")
+    __slots__ = ("carry_out", "changes", "failure", "here", "inode", "sync")
 
-    def __init__(self, carry_out: Callable[[], None], inode: Inode, failure: str | None, sync: bool) -> None:
-        self.carry_out, self.inode, self.failure, self.sync = carry_out, inode, failure, sync
+    def __init__(self, carry_out: Callable[[], None], inode: Inode, failure: str | None, sync: bool, here: bool = False) -> None:
+        self.carry_out, self.inode, self.failure, self.sync, self.here = carry_out, inode, failure, sync, here
         self.changes = 0
 
 
@@ -79,7 +79,7 @@ class SimFile:
     def size(self) -> int:
         return self._size
 
-    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool) -> Awaitable[None]:
+    def pwritev(self, offset: int, buffers: Sequence[Buffer], *, sync: bool, here: bool = False) -> Awaitable[None]:
         files = self._files
         total = sum(map(len, buffers))
         end = offset + total
@@ -91,7 +91,9 @@ class SimFile:
         put = partial(self._put, offset, buffers, end) if failure is None else _nothing
         if sync and failure is None:
             failure = files.sync_failure(self.name)
-        return files.stand_in_line(_Call(put, self._inode, failure, sync), files.begin_write(total, sync=sync, grows=grows))
+        here = here and sync and total <= SAVE_HERE_BYTES and files.idle()
+        end_ns = files.write_here(total, grows=grows) if here else files.begin_write(total, sync=sync, grows=grows)
+        return files.stand_in_line(_Call(put, self._inode, failure, sync, here), end_ns)
 
     def _put(self, offset: int, buffers: Sequence[Buffer], end: int) -> None:
         inode = self._inode
@@ -136,7 +138,7 @@ class SimFiles:
         self._loop = loop
         self._env = loop.env
         self._disk = disk
-        self._thread_free_ns = self._busy_ns = self._cpu_ns = 0
+        self._thread_free_ns = self._busy_ns = self._cpu_ns = self._here = self._here_ns = 0
         self._line: deque[_Call] = deque()
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
@@ -166,6 +168,29 @@ class SimFiles:
         self._busy_ns += end_ns - begin_ns
         return end_ns + half_ns
 
+    def idle(self) -> bool:
+        """No call is under way."""
+        return not self._line and self._thread_free_ns <= self._now()
+
+    def write_here(self, nbytes: int, *, grows: bool) -> int:
+        """When a synced write ends that the loop does itself, and does nothing else until then."""
+        disk, loop = self._disk, self._loop
+        begin_ns = max(self._now(), loop.free_at_ns)
+        self._here += 1
+        if self.durable:
+            cpu_ns = disk.cpu_ns(nbytes)
+            loop.busy_ns += cpu_ns
+            self._here_ns += cpu_ns
+            end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
+        else:
+            end_ns = disk.write(begin_ns, nbytes)
+        if self.faults is not None:
+            end_ns += self.faults.stall_ns
+        loop.hold(end_ns)
+        self._thread_free_ns = end_ns
+        self._busy_ns += end_ns - begin_ns
+        return end_ns
+
     def stand_in_line(self, call: _Call, end_ns: int) -> Awaitable[None]:
         """Calls are carried out one after another, as on the one thread of a real directory: nothing of a write is on the disk before
         the one ahead of it, and its sync, have ended."""
@@ -193,7 +218,7 @@ class SimFiles:
 
     async def _outcome(self, event: simpy.Event, call: _Call) -> None:
         await Until(self._loop, event)
-        if call.sync and self._disk.loop_ns:
+        if call.sync and self._disk.loop_ns and not call.here:
             self._loop.charge(self._disk.loop_ns)
             await Timer(self._loop, 0)
         if call.failure is not None:
@@ -300,7 +325,12 @@ class SimFiles:
             self.called()
 
     def counters(self) -> dict[str, int]:
-        return {"disk_busy_ns": self._busy_ns, "disk_cpu_ns": self._cpu_ns}
+        return {
+            "disk_busy_ns": self._busy_ns,
+            "disk_cpu_ns": self._cpu_ns,
+            "disk_here": self._here,
+            "disk_here_ns": self._here_ns,
+        }
 
     async def lock(self) -> None:
         store = self.store

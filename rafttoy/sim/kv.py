@@ -23,10 +23,10 @@ __all__ = ["SimKvStores"]
 
 _PENDING_MAX = 4096  # batches that a crash may lose; older ones, the system has written in its own time
 
-_YIELDING_NS = 700_000
-"""What a thread that never sleeps gets at a time where others wake up: the kernel lets a thread run on so long (EEVDF's base slice). While
-the three stores of a group flush, 0.8 s on two cores, 200 clients get a sixth of what they get before and after, measured and with this;
-with 150 µs it was four tenths."""
+_YIELDING_NS = 350_000
+"""What a thread that never sleeps gets at a time where others wake up: half of what the kernel lets a thread run on (EEVDF's base slice).
+While the three stores of a group flush, 0.25 s on two cores, 64 and 128 clients get a fifth of what they get before and after, measured and
+with this; with 700 µs it was an eighth, with 150 µs four tenths."""
 
 Pairs = Iterable[tuple[bytes, bytes]]
 Operations = list[tuple[bytes, bytes | None]]

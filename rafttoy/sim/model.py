@@ -128,7 +128,7 @@ class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     concurrency        factor on the sync with 1, 2, 3 … at once (the last one holds for more)
     handoff_us         from the loop to the disk thread and back
     loop_us            what the hand-off to a disk thread costs the loop: to hear of the end, and to go on there
-    cpu_us             core time of a synced write, off the loop
+    cpu_us             core time of a synced write, off the loop or on it
     cpu_byte_ns        what each of its bytes adds to that
     at, times          factor on the sync by the bytes that are written: how it is under the load that comes with so many
     spreads            there, how much wider than `sync_us` the distribution is: each quantile is its distance from the median to this

@@ -146,6 +146,10 @@ class Loop:
             self.free_at_ns += rest_ns  # at the earliest
             self.env.process(self._go_on(self.free_at_ns - rest_ns, rest_ns))
 
+    def hold(self, until_ns: int) -> None:
+        """The loop waits, behind what is reserved already, and does nothing else until then; its core may."""
+        self.free_at_ns = max(self.free_at_ns, until_ns)
+
     def _go_on(self, at_ns: int, rest_ns: int) -> Generator[simpy.Event, Any, None]:
         """The other slices of work whose first one ends at `at_ns`."""
         env, host = self.env, self.host

@@ -44,11 +44,15 @@ class WalState:
 
 class Save:
     """What one caller wants saved together: entries, a hard state, and a mark: that the log begins behind an index, because a
-    snapshot stands for what came before. Where the log does not hold the mark's entry, nothing of it is kept."""
+    snapshot stands for what came before. Where the log does not hold the mark's entry, nothing of it is kept. `here` as in
+    `Storage.save`."""
 
-    __slots__ = ("entries", "hard_state", "mark", "size")
+    __slots__ = ("entries", "hard_state", "here", "mark", "size")
 
-    def __init__(self, entries: Sequence[EntryBatch], hard_state: HardState | None, mark: SnapshotMetadata | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[EntryBatch], hard_state: HardState | None, mark: SnapshotMetadata | None = None, *, here: bool = False
+    ) -> None:
+        self.here = here
         self.entries = entries
         self.hard_state = hard_state
         self.mark = mark
@@ -142,15 +146,20 @@ class Storage(Protocol):
 
     async def open(self) -> Recovered: ...
 
-    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool) -> None:
+    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> None:
         """Entries and hard state, durable once it returns if `sync`; `log` holds them then. Entries may overwrite a conflicting
-        suffix. Concurrent calls are written as groups, in the order of the calls."""
+        suffix. Concurrent calls are written as groups, in the order of the calls. With `here` the caller has nothing else to do: a file of
+        little may be written by the loop itself."""
 
     async def load(self, batches: Sequence[EntryBatch]) -> Sequence[EntryBatch]:
         """The same batches, all with frames: the same object where none was evicted."""
 
     async def apply(self, batches: Sequence[EntryBatch]) -> None:
         """Committed entries, in log order."""
+
+    def skip(self, batches: Sequence[EntryBatch]) -> None:
+        """Committed entries, in log order, that nobody applies here: a log that is not found again may forget them as if they were, and one
+        that is keeps them."""
 
     async def set_conf_state(self, conf_state: ConfState, index: int) -> None:
         """The members as of the configuration change at `index`, just applied (for the founding members: index 0)."""

@@ -227,7 +227,7 @@ class EtcdWal:
             await tail.file.sync()  # not every way to sync a write covers the writes before
         offset = tail.end
         cuts = self._cuts(offset, records)
-        ended = tail.file.pwritev(offset, records.buffers, sync=sync and not cuts)
+        ended = tail.file.pwritev(offset, records.buffers, sync=sync and not cuts, here=len(saves) == 1 and saves[0].here)
         for batch, at, size, crc in records.placed:
             _place(self._positions, (batch.first, tail, offset + at, size, crc))
             tail.last_index = max(tail.last_index, batch.last)

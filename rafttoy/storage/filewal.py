@@ -172,7 +172,7 @@ class FileWal:
         sync = sync and self._sync
         if sync and self._unsynced:
             await segment.file.sync()  # not every way to sync a write covers the writes before
-        ended = segment.file.pwritev(segment.end, groups.buffers, sync=sync)
+        ended = segment.file.pwritev(segment.end, groups.buffers, sync=sync, here=len(saves) == 1 and saves[0].here)
         for batch, offset in groups.placed:
             _place(self._positions, batch, segment, offset)
             if isinstance(batch.frames, Sized):

@@ -95,7 +95,7 @@ class LogStorage:
 
     # --- the log ---
 
-    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool) -> None:
+    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> None:
         if self._instant:
             if entries:
                 self.log.append(entries)
@@ -110,7 +110,7 @@ class LogStorage:
         if hard_state is None:
             hard_state = self._held
         self._held = None
-        await self._groups.save(Save(entries, hard_state), sync=sync)
+        await self._groups.save(Save(entries, hard_state, here=here), sync=sync)
 
     async def _begin(self, saves: Sequence[Save], sync: bool) -> Awaitable[None]:
         return await self._wal.begin(saves, sync=sync)
@@ -144,6 +144,10 @@ class LogStorage:
     async def apply(self, batches: Sequence[EntryBatch]) -> None:
         if batches:
             await self._engine.apply(batches)
+            self._applied = batches[-1].last
+
+    def skip(self, batches: Sequence[EntryBatch]) -> None:
+        if batches and not self.durable:
             self._applied = batches[-1].last
 
     async def set_conf_state(self, conf_state: ConfState, index: int) -> None:

@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from rafttoy.analysis.calibrate import _fit_rows, _fit_store, _save_us, _with_delays, _with_pace, _with_saves, fit, training_cells
+from rafttoy.analysis.calibrate import fit, training_cells
+from rafttoy.analysis.costs import fit_rows, fit_store
 from rafttoy.analysis.fits import beside_ns, cuts_flush, flushed, loop_beside_stages, typical
+from rafttoy.analysis.waits import save_us, with_delays, with_pace, with_saves
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
@@ -75,12 +77,12 @@ def test_a_disk_is_found_by_how_long_saves_take(training: list[tuple[Cell, Measu
     """However wrong the probe was: a third of the sync, no bytes, no growth. Each group has its own curve."""
     on_disk = [(cell, m) for cell, m in training if cell.wal != "mem"]
     probed = with_disk(TRUE, msgspec.structs.replace(TRUE.hardware.disk, sync_us=[100.0, 100.0], byte_ns=0.0, grow_us=0.0))
-    found = _with_saves(probed, on_disk)
+    found = with_saves(probed, on_disk)
     for cell, measured in on_disk:
         if cell.conc > 200 or cell.bytes > 256:  # two sizes so near each other are one point of the curve
             continue
         again = run(cell, found)
-        assert _save_us(again) == pytest.approx(_save_us(measured), rel=0.1), cell
+        assert save_us(again) == pytest.approx(save_us(measured), rel=0.1), cell
     for name in ("file+leveldb", "etcd+mem", "leveldb"):
         disk = found.software.groups[f"{name} tcp"].disk
         assert disk is not None
@@ -97,7 +99,7 @@ def test_a_disk_whose_tail_is_heavier_under_load_is_found_by_its_slowest_saves()
     loaded = with_disk(TRUE, msgspec.structs.replace(disk, at=(1.0,), times=(1.0,), spreads=(3.0,)))
     cells = [cell for cell in CELLS if cell.storage_name() == "file+leveldb" and cell.bytes == 256]
     measured = [(cell, run(cell, loaded)) for cell in cells]
-    found = _with_saves(with_disk(TRUE, disk), measured).software.groups["file+leveldb tcp"].disk
+    found = with_saves(with_disk(TRUE, disk), measured).software.groups["file+leveldb tcp"].disk
     assert found is not None
     assert found.spreads == pytest.approx([3.0] * len(found.at), rel=0.35)
 
@@ -105,7 +107,7 @@ def test_a_disk_whose_tail_is_heavier_under_load_is_found_by_its_slowest_saves()
 def test_a_host_that_is_faster_and_slower_is_found_by_its_slowest_proposals() -> None:
     hurried = msgspec.structs.replace(TRUE, hardware=msgspec.structs.replace(TRUE.hardware, pace=0.2))
     cells = [cell for cell in CELLS if cell.storage_name() == "mem+mem" and cell.bytes == 256]
-    found = _with_pace(TRUE, [(cell, run_sim(cell, Plan(seconds=0.4, warmup_seconds=0.05), hurried)) for cell in cells])
+    found = with_pace(TRUE, [(cell, run_sim(cell, Plan(seconds=0.4, warmup_seconds=0.05), hurried)) for cell in cells])
     assert found.hardware.pace == pytest.approx(0.2, rel=0.2)
 
 
@@ -125,7 +127,7 @@ def test_a_link_has_the_delay_of_its_quickest_group() -> None:
         hardware=msgspec.structs.replace(hardware, links={"tcp": msgspec.structs.replace(link, delay_us=100.0)}),
         software=msgspec.structs.replace(software, groups=none),
     )
-    found = _with_delays(guess, measured)
+    found = with_delays(guess, measured)
     assert found.hardware.links["tcp"].delay_us == pytest.approx(40.0, abs=10.0)
     late = {name: costs.links["tcp"].late_us for name, costs in found.software.groups.items()}
     assert late == pytest.approx({"mem+mem tcp": 80.0, "file+leveldb tcp": 0.0}, abs=10.0)
@@ -134,7 +136,7 @@ def test_a_link_has_the_delay_of_its_quickest_group() -> None:
 def test_a_stage_that_is_a_line_stays_one() -> None:
     rng = np.random.default_rng(1)
     samples = [(n, 256 * n, int((10_000 + 300 * n + 0.2 * 256 * n) * rng.normal(1, 0.02))) for n in (1, 16, 128, 1024) for _ in range(40)]
-    cost = _fit_rows([np.array(samples, dtype=float)])
+    cost = fit_rows([np.array(samples, dtype=float)])
     for n in (1, 16, 128, 1024):
         assert cost.exact_ns(n, 256 * n) == pytest.approx(10_000 + 300 * n + 0.2 * 256 * n, rel=0.05)
 
@@ -142,7 +144,7 @@ def test_a_stage_that_is_a_line_stays_one() -> None:
 def test_a_stage_that_handles_few_one_by_one_and_many_as_an_array_is_bent() -> None:
     true_ns = {1: 9_000, 24: 36_000, 200: 46_000, 2500: 151_000}  # engine.apply of a dict, as measured
     samples = [(n, 256 * n, ns) for n, ns in true_ns.items() for _ in range(40)]
-    cost = _fit_rows([np.array(samples, dtype=float)])
+    cost = fit_rows([np.array(samples, dtype=float)])
     for n, ns in true_ns.items():
         assert cost.exact_ns(n, 256 * n) == pytest.approx(ns, rel=0.02)
 
@@ -167,7 +169,7 @@ GROWTH = ([0.0, 100_000.0], [1.0, 2.0])
 
 def test_what_a_put_costs_is_told_from_what_the_buffer_holds() -> None:
     """Runs of few proposals see an almost empty buffer, those of many a full one: of each batch size the growth within the run counts."""
-    store = _fit_store("leveldb", [filled(2, 2000), filled(200, 400, held=5_000), filled(800, 120, held=15_000), filled(2500, 40)])
+    store = fit_store("leveldb", [filled(2, 2000), filled(200, 400, held=5_000), filled(800, 120, held=15_000), filled(2500, 40)])
     for n in (2, 200, 800, 2500):
         for held in (10_000, 30_000, 90_000):
             expected = 1000 * (20 + 1.5 * n) * float(np.interp(held, *GROWTH))
@@ -180,7 +182,7 @@ def test_a_store_whose_puts_do_not_grow_dearer_has_no_such_growth() -> None:
     rows = [(200, 51_200, int(320_000 * rng.normal(1, 0.05))) for _ in range(800)]
     stage = StageTotals(800, 160_000, 51_200 * 800, 1, [value for row in rows for value in row])
     report = PeerReport(1, 0, 0, "", "", 0, 0, {"kv.leveldb": stage}, {}, {})
-    assert max(_fit_store("leveldb", [report]).pairs_times) < 1.05
+    assert max(fit_store("leveldb", [report]).pairs_times) < 1.05
 
 
 @pytest.mark.parametrize(

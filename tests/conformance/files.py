@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rafttoy.errors import StorageError
-from rafttoy.ports import Files, Ports
+from rafttoy.ports import SAVE_HERE_BYTES, Files, Ports
 
 __all__ = ["Incarnations", "check_files"]
 
@@ -169,6 +169,27 @@ def _a_lock_keeps_others_out_until_it_is_closed(run: Incarnations) -> None:
 
     run(lock)
     run(lock)
+
+
+@_scenario
+async def _who_has_nothing_else_to_do_writes_little_by_itself(files: Files) -> None:
+    """And through the thread what is much, what is not synced, and what comes while the thread works."""
+    file = await files.open("log", create=True, preallocate=1 << 20)
+    much = bytes(SAVE_HERE_BYTES + 1)
+    await file.pwritev(0, [b"one"], sync=True, here=True)
+    assert files.counters()["disk_here"] == 1
+    await file.pwritev(3, [b"two"], sync=False, here=True)
+    await file.pwritev(6, [b"three"], sync=True)
+    await file.pwritev(11, [much], sync=True, here=True)
+    begun = file.pwritev(11, [b"four"], sync=True)
+    behind = file.pwritev(11, [b"FOUR"], sync=True, here=True)
+    await begun
+    await behind
+    assert files.counters()["disk_here"] == 1
+    await file.pwritev(15, [b"!"], sync=True, here=True)
+    assert files.counters()["disk_here"] == 2
+    assert files.counters()["disk_here_ns"] > 0
+    assert await file.pread(0, 16) == b"onetwothreeFOUR!"
 
 
 @_scenario

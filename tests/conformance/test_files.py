@@ -16,7 +16,7 @@ from rafttoy.ports import Ports, Sized
 from rafttoy.real.files import RealFiles, device_bytes
 from rafttoy.real.runtime import RealTasks
 from rafttoy.sim.model import Disk
-from rafttoy.sim.store import RandomChoice, SimStore
+from rafttoy.sim.store import Inode, RandomChoice, SimStore
 from tests.conformance.files import check_files
 from tests.storage.beds import RealBed, SimBed
 
@@ -98,6 +98,21 @@ def test_a_cancelled_write_leaves_the_thread_working(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+def test_a_failed_write_of_the_real_loop_s_own_fails_all_that_follow(tmp_path: Path) -> None:
+    async def scenario(ports: Ports) -> None:
+        file = await ports.files.open("log", create=True)
+        await file.pwritev(0, [b"one"], sync=True, here=True)
+        os.close(file._fd)
+        for here in (True, False, True):
+            with pytest.raises(StorageError, match="log: Bad file descriptor"):
+                await file.pwritev(3, [b"two"], sync=True, here=here)
+        file._fd = -1
+
+    RealBed(tmp_path).run(scenario)
+    assert (tmp_path / "log").read_bytes() == b"one"
+
+
+@pytest.mark.real
 def test_the_system_counts_what_is_written(tmp_path: Path) -> None:
     before = device_bytes(tmp_path)
     if not before:
@@ -163,6 +178,28 @@ def test_to_hear_of_a_synced_write_costs_the_loop() -> None:
         return ports.clock.now_ns() - begun_ns, ports.cpu.usage()[0] - busy_ns
 
     assert SimBed(costs=costs).run(scenario) == (150_000, 30_000)
+
+
+def test_a_write_that_the_loop_does_itself_keeps_it_from_everything_else() -> None:
+    """No hand-off, and nothing to hear of; its core time is the loop's."""
+    costs = Disk(sync_us=[100.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=20.0, loop_us=30.0, cpu_us=15.0)
+
+    async def scenario(ports: Ports) -> tuple[int, int, list[int]]:
+        file = await ports.files.open("log", create=True, preallocate=1 << 20, prewrite=True)
+        ticks: list[int] = []
+
+        async def tick() -> None:
+            while True:
+                await ports.clock.sleep_ns(10_000)
+                ticks.append(ports.clock.now_ns() - begun_ns)
+
+        begun_ns, busy_ns = ports.clock.now_ns(), ports.cpu.usage()[0]
+        ticking = ports.tasks.spawn(tick(), "tick")
+        await file.pwritev(0, [Sized(100)], sync=True, here=True)
+        ticking.cancel()
+        return ports.clock.now_ns() - begun_ns, ports.cpu.usage()[0] - busy_ns, ticks
+
+    assert SimBed(costs=costs).run(scenario) == (100_000, 15_000, [])
 
 
 def test_calls_of_one_directory_stand_in_line() -> None:
@@ -294,6 +331,20 @@ def test_a_failed_sync_persists_nothing_and_raises() -> None:
 
     bed.run(scenario)
     assert bytes(bed.store.crash(Fixed(False)).files["log"].content) == b"one"
+
+
+def test_a_failed_write_of_the_loop_s_own_fails_all_that_follow() -> None:
+    bed = SimBed()
+
+    async def scenario(ports: Ports) -> None:
+        file = await ports.files.open("log", create=True)
+        bed.faults.fail_sync = 0
+        for here in (True, False, True):
+            with pytest.raises(StorageError, match="sim/log: Input/output error"):
+                await file.pwritev(0, [b"one"], sync=True, here=here)
+
+    bed.run(scenario)
+    assert bytes(bed.store.crash(Fixed(False)).files.get("log", Inode()).content) == b""
 
 
 def test_after_a_failed_write_no_other_is_carried_out() -> None:

@@ -33,6 +33,7 @@ class RecordingPeer:
 
     def __init__(self, script: Sequence[Ready | int], *, leader: bool = True, **durations: int) -> None:
         self.lines: list[str] = []
+        self.saved_here: list[bool] = []
         self.is_leader = leader
         self.loop = Loop(SimHost(simpy.Environment(initial_time=0), cores=1))
         self.tasks = SimTasks(self.loop)
@@ -59,7 +60,8 @@ class RecordingPeer:
         self.lines.append("end")
         return None
 
-    async def save(self, rd: Ready) -> None:
+    async def save(self, rd: Ready, *, here: bool = False) -> None:
+        self.saved_here.append(here)
         await self._step("save", span(rd.entries))
 
     async def save_messages(self, appends: Sequence[Message]) -> None:
@@ -110,6 +112,10 @@ def a_ready(save: Any = None, send: Sequence[MessageType] = (), commit: Any = No
 
 
 def transcript(name: str, script: Sequence[Ready | int], *, leader: bool = True, **durations: int) -> list[str]:
+    return played(name, script, leader=leader, **durations).lines
+
+
+def played(name: str, script: Sequence[Ready | int], *, leader: bool = True, **durations: int) -> RecordingPeer:
     peer = RecordingPeer(script, leader=leader, **durations)
     errors: list[BaseException] = []
     peer.tasks.on_failure(errors.append)
@@ -121,7 +127,7 @@ def transcript(name: str, script: Sequence[Ready | int], *, leader: bool = True,
     peer.loop.env.run()  # until nothing is left to happen: a pipeline leaves no task behind
     assert errors == []
     assert peer.tasks._live == {}
-    return peer.lines
+    return peer
 
 
 MIXED = (_M.HEARTBEAT_RESP, _M.APP, _M.APP_RESP, _M.APP)
@@ -154,6 +160,21 @@ def test_the_next_ready_waits_for_the_last_ones_steps(name: str) -> None:
     for line in ("save 5..5 done", "apply 4..4 done", "ack 4..4 done", "advance"):
         assert line in lines[:second]
     assert lines.count("advance") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("basic", [True, True, True]),
+        ("parallel-append", [True, True, True]),
+        ("parallel-append-early-ack", [True, True, True]),
+        ("async-apply", [True, False, True]),  # while the second one is saved the applier has the first one's
+        ("async-apply-early-ack", [True, True, True]),
+    ],
+)
+def test_a_pipeline_that_has_nothing_else_to_do_says_so(name: str, here: list[bool]) -> None:
+    script = [a_ready(entries(2, 2), (), entries(1, 1)), a_ready(entries(3, 3)), 1000, a_ready(entries(4, 4))]
+    assert played(name, script, save=10, apply=100).saved_here == here
 
 
 def test_async_apply_goes_on_while_it_applies_and_takes_what_waits_at_once() -> None:

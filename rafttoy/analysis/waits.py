@@ -1,0 +1,228 @@
+"""What peers wait for, found by simulating the training cells until they take as long as the real ones.
+
+A disk under a group of peers is slower than by itself (they sync at the same time, share its cores, and other files are written): for each
+group its sync is scaled, by the bytes written at once, and its slow saves are spread as theirs. The one-way delay of a link is what makes
+the training cells of lowest concurrency as slow as the measured ones, and what a group adds to it. What is still missing where stores
+write is put down to their flushes, and how far the slowest proposals are from the usual ones to the pace of the host.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rafttoy.analysis.fits import put_bytes, typical
+from rafttoy.cell import Cell, Plan
+from rafttoy.ports import KV_INLINE_BYTES
+from rafttoy.proposal import OVERHEAD_BYTES
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Costs, Disk, DiskUse, Model, interpolated
+from rafttoy.worlds import run_sim
+
+__all__ = ["groups_of", "save_us", "with_delays", "with_groups", "with_pace", "with_saves", "with_stalls"]
+
+_SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
+_PACED = Plan(seconds=0.25, warmup_seconds=0.03)
+_STEPS = 3
+_LEAST, _MOST = 0.1, 30.0
+"""Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
+
+_NARROWEST, _WIDEST = 0.5, 4.0
+"""Bounds of a sync's spread."""
+
+_CALM_CONC = 200
+"""Up to so many proposals in flight the store's flushes are not what the slowest of them waited for."""
+
+_MOST_PACE = 0.5
+_SLOWEST_OF_PACE = 1.3
+"""With a pace and nothing else, the slowest proposal in a hundred takes exp(1.3 * pace) times the median: there are sixteen paces, and
+fewer proposals in the slow ones."""
+
+
+def groups_of(training: Sequence[tuple[Cell, Any]]) -> list[str]:
+    return list(dict.fromkeys(cell.group_name() for cell, _ in training))
+
+
+def with_groups(model: Model, groups: dict[str, Costs]) -> Model:
+    return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, groups=groups))
+
+
+def with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model with delays of links such that the two cells of lowest concurrency of each group take as long as measured in the median, on
+    average (a proposal crosses the link twice): a link's delay is that of its quickest group, and what others add is theirs."""
+    delays = {name: _delay_us(model, name, training) for name in groups_of(training)}
+    groups = dict(model.software.groups)
+    for transport in model.hardware.links:
+        own = {name: delay_us for name, delay_us in delays.items() if name.rpartition(" ")[2] == transport}
+        quickest_us = round(min(own.values()), 2)
+        model = _with_link(model, transport, delay_us=quickest_us)
+        for name, delay_us in own.items():
+            groups[name] = _late(groups[name], transport, delay_us - quickest_us)
+    return with_groups(model, groups)
+
+
+def _delay_us(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> float:
+    """What the delay of a group's link has to be."""
+    transport = group.rpartition(" ")[2]
+    fewest = sorted(((c, m) for c, m in training if c.group_name() == group), key=lambda pair: pair[0].conc)[:2]
+    costs = model.software.groups[group]
+    delay_us = model.hardware.links[transport].delay_us + costs.links[transport].late_us
+    for _ in range(_STEPS):
+        trial = with_groups(_with_link(model, transport, delay_us=delay_us), {group: _late(costs, transport, 0.0)})
+        delay_us = max(0.0, delay_us + _missing_us(trial, fewest) / 2)
+    return delay_us
+
+
+def _late(costs: Costs, transport: str, late_us: float) -> Costs:
+    """The costs with that on top of the delay of the group's link."""
+    work = msgspec.structs.replace(costs.links[transport], late_us=round(late_us, 2))
+    return msgspec.structs.replace(costs, links={**costs.links, transport: work})
+
+
+def _missing_us(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> float:
+    """By how much these cells take longer than simulated, in the median, on average."""
+    return statistics.fmean(m.latency.p50 - run_sim(cell, _SIMULATED, model).latency.p50 for cell, m in training) / 1e3
+
+
+def _with_link(model: Model, transport: str, **costs: float) -> Model:
+    link = msgspec.structs.replace(model.hardware.links[transport], **costs)
+    links = {**model.hardware.links, transport: link}
+    return msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))
+
+
+def with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model in which the saves of those cells take as long as measured, in the median (one stall of 200 ms in a second makes a mean
+    of twice that, and a model of low load that is half as fast as the host), and the slowest in a hundred as many times longer: for each
+    group a factor on the sync, and a width of its distribution, for each number of bytes that its cells wrote at once. How wide it is where
+    stores flushed says the next smaller number: while they do, a save waits for them."""
+    runs: dict[Cell, list[Measurement]] = {}
+    for cell, measured in training:
+        runs.setdefault(cell, []).append(measured)
+    once = typical(training)
+    for _ in range(_STEPS):
+        groups = dict(model.software.groups)
+        for name in groups_of(once):
+            octaves: dict[int, list[tuple[float, float, float]]] = {}
+            for cell, measured in once:
+                if cell.group_name() == name:
+                    nbytes = _save_bytes(cell, measured)
+                    found = _sync_factors(model, cell, measured, statistics.median(map(_tail, runs[cell])))
+                    octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, *found))
+            at, times, spreads = zip(*(map(_mean_known, zip(*octaves[octave], strict=True)) for octave in sorted(octaves)), strict=True)
+            groups[name] = _under(
+                groups.get(name, Costs()),
+                model.hardware.disk,
+                at=tuple(round(nbytes, 1) for nbytes in at),
+                times=tuple(round(factor, 3) for factor in times),
+                spreads=tuple(round(spread, 3) for spread in _carried(spreads)),
+            )
+        model = with_groups(model, groups)
+    return model
+
+
+def _mean_known(values: Sequence[float]) -> float:
+    """The mean of those that are numbers, or none."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _carried(values: Sequence[float]) -> list[float]:
+    """Those that are no numbers take the one before (1 at the beginning)."""
+    out: list[float] = []
+    for value in values:
+        out.append((out[-1] if out else 1.0) if math.isnan(value) else value)
+    return out
+
+
+def _sync_factors(model: Model, cell: Cell, measured: Measurement, tail: float) -> tuple[float, float]:
+    """What the sync is to be multiplied with for `cell` to save as fast as measured (all that is missing is the sync's), and the spread
+    that makes the slowest saves so much slower (`tail`); NaN where stores flushed."""
+    disk = model.on(cell.group_name()).hardware.disk
+    nbytes = _save_bytes(cell, measured)
+    simulated = run_sim(cell, _SIMULATED, model)
+    missing_us = save_us(measured) - save_us(simulated)
+    factor = interpolated(disk.at, disk.times, nbytes) + missing_us / _median_sync_us(disk)
+    flushes = any(report.counters.get("kv_buffers", 0) for report in measured.reports.values())
+    spread = interpolated(disk.at, disk.spreads, nbytes) * tail / _tail(simulated) if not flushes else math.nan
+    return min(_MOST, max(_LEAST, factor)), spread if math.isnan(spread) else min(_WIDEST, max(_NARROWEST, spread))
+
+
+def with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model in whose cells of few proposals (no store flushes meanwhile) the slowest in a hundred take as many times the median as
+    measured, in the median of cells: variances of logarithms add up."""
+    runs: dict[Cell, list[Measurement]] = {}
+    for cell, measured in training:
+        if cell.conc <= _CALM_CONC:
+            runs.setdefault(cell, []).append(measured)
+    wanted = {cell: statistics.median(map(_slowest, measured)) for cell, measured in runs.items()}
+    pace = model.hardware.pace
+    for _ in range(_STEPS):
+        short = statistics.median(tail**2 - _slowest(run_sim(cell, _PACED, model)) ** 2 for cell, tail in wanted.items())
+        pace = math.sqrt(min(_MOST_PACE**2, max(0.0, pace**2 + short / _SLOWEST_OF_PACE**2)))
+        model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, pace=round(pace, 4)))
+    return model
+
+
+def _slowest(measurement: Measurement) -> float:
+    """The logarithm of how many times longer than the median a proposal in a hundred takes."""
+    return math.log(measurement.latency.p99 / measurement.latency.p50)
+
+
+def _under(costs: Costs, disk: Disk, **changes: Any) -> Costs:
+    """The costs with changes to how the disk is under that group."""
+    use = costs.disk if costs.disk is not None else DiskUse(disk.loop_us)
+    return msgspec.structs.replace(costs, disk=msgspec.structs.replace(use, **changes))
+
+
+def _tail(measurement: Measurement) -> float:
+    """The logarithm of how many times longer than the median a save in a hundred takes, in the mean of the peers."""
+    saves = [report.metrics["append_latency_us"] for report in measurement.reports.values()]
+    return max(0.05, statistics.fmean(math.log(save["p99"] / save["p50"]) for save in saves if save["p50"]))
+
+
+def _save_bytes(cell: Cell, measurement: Measurement) -> float:
+    """What a sync of the log makes durable: where one store holds data as well, those too."""
+    report = next(iter(measurement.reports.values()))
+    nbytes = report.counters.get("wal_bytes", 0) if cell.storage == "split" else put_bytes(cell.storage, report)
+    return max(1.0, nbytes / max(1, report.counters.get("wal_syncs", 0)))
+
+
+def with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+    """The model in which applying takes as long as measured where stores write on their own threads: what is missing, beyond their CPU
+    time, is put down to flushes and compactions, by the byte."""
+    groups = dict(model.software.groups)
+    for name, costs in groups.items():
+        over = under = 0.0
+        for cell, measured in training:
+            batch = next(iter(measured.reports.values())).metrics["apply_batch_sizes"]["mean"]
+            nbytes = batch * (cell.bytes + OVERHEAD_BYTES)
+            if cell.group_name() == name and nbytes > KV_INLINE_BYTES:
+                took_us = _apply_us(measured)
+                missing_us = took_us - _apply_us(run_sim(cell, _SIMULATED, model))
+                over, under = over + missing_us * nbytes / took_us**2, under + nbytes**2 / took_us**2
+        if under:
+            kv = {
+                kind: msgspec.structs.replace(store, stall_byte_ns=round(max(0.0, store.stall_byte_ns + 1e3 * over / under), 3))
+                for kind, store in costs.kv.items()
+                if kind != "dict"
+            }
+            groups[name] = msgspec.structs.replace(costs, kv=costs.kv | kv)
+    return with_groups(model, groups)
+
+
+def _apply_us(measurement: Measurement) -> float:
+    return float(next(iter(measurement.reports.values())).metrics["apply_latency_us"]["mean"])
+
+
+def save_us(measurement: Measurement) -> float:
+    """Of all peers: who comes second to the device waits longer, and that may be the leader or a follower."""
+    return statistics.fmean(report.metrics["append_latency_us"]["p50"] for report in measurement.reports.values())
+
+
+def _median_sync_us(disk: Disk) -> float:
+    return float(np.interp(50.0, disk.percents(), disk.sync_us))
