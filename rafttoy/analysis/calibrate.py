@@ -19,7 +19,7 @@ import numpy as np
 from rafttoy.analysis.costs import SPREAD_PERCENT, fit_links, fit_software, fit_spread, with_background, with_cpu
 from rafttoy.analysis.fits import Fit, fits_of, put_bytes, typical, with_calibrated
 from rafttoy.analysis.probe import probe_disk, probe_interruptions
-from rafttoy.analysis.waits import groups_of, with_delays, with_groups, with_pace, with_saves, with_stalls
+from rafttoy.analysis.waits import LEARNT_PIPELINE, groups_of, with_delays, with_groups, with_pace, with_saves, with_stalls
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.run import Measurement
@@ -44,8 +44,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _LOADS = (2, 24, 200, 800, 2500)
 _OTHER_SIZES_CONC = 200
-_TRAINING = Plan(seconds=0.7, warmup_seconds=0.3)
-_LONG_FROM_CONC, _LONG_SECONDS = 800, 2.2
+_HANDING_OVER = "async-storage"
+_TRAINING = Plan(seconds=0.5, warmup_seconds=0.5)
+"""Half a second after a run began its segments are being written ahead, and the last one's are erased: saves of 24 have a tail of ten times
+their median then, of 2.6 times later."""
+
+_LONG = Plan(seconds=1.5, warmup_seconds=0.3)
+_LONG_FROM_CONC = 800
 """A store flushes only after its first 32 MiB, which takes core time and the device from there on: runs of a second see an empty one."""
 
 
@@ -65,8 +70,9 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells to learn from, in groups that the same processes run: every transport of `cells` with every storage that they have with it,
-    at concurrencies and sizes chosen so that none of `cells` is among them."""
+    """Cells to learn from, in groups: every transport of `cells` with every storage that they have with it, at concurrencies and sizes
+    chosen so that none of `cells` is among them. With few proposals in flight two pipelines of a durable log: one whose loop saves by
+    itself, and one that hands over."""
     first = cells[0]
     pairs = dict.fromkeys((cell.transport, (cell.storage, cell.wal, cell.engine)) for cell in cells)
     counts = Counter(cell.bytes for cell in cells)
@@ -76,9 +82,11 @@ def training_cells(cells: Sequence[Cell]) -> list[list[Cell]]:
     for transport, (storage, wal, engine) in pairs:
         group = []
         others = dict.fromkeys(size for size in (sizes[0], sizes[-1]) if size != usual)
-        loads = [(conc, usual) for conc in _LOADS] + [(_OTHER_SIZES_CONC, size) for size in others]
-        for conc, size in loads:
-            cell = Cell("parallel-append", wal, engine, storage, transport, conc, bytes=size, nodes=first.nodes)
+        loads = [(LEARNT_PIPELINE, conc, usual) for conc in _LOADS]
+        if is_durable(storage, wal):
+            loads.insert(1, (_HANDING_OVER, _LOADS[0], usual))
+        for pipeline, conc, size in (*loads, *((LEARNT_PIPELINE, _OTHER_SIZES_CONC, size) for size in others)):
+            cell = Cell(pipeline, wal, engine, storage, transport, conc, bytes=size, nodes=first.nodes)
             while cell in taken:
                 cell = msgspec.structs.replace(cell, conc=cell.conc + 1)
             group.append(cell)
@@ -128,12 +136,12 @@ def measure_group(group: Sequence[Cell], plan: Plan, data_dir: Path | None) -> l
     none from the kernel, whose pages cost as much as the work (`propose` of 800 beside LevelDB: 0.33 to 0.42 µs each, and 0.14 to 0.17 in
     processes that had run before)."""
     run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
-    long_plan = msgspec.structs.replace(run_plan, seconds=_LONG_SECONDS)
-    low = [cell for cell in group if cell.conc < _LONG_FROM_CONC]
+    long_plan = msgspec.structs.replace(run_plan, seconds=_LONG.seconds, warmup_seconds=_LONG.warmup_seconds)
+    high = [cell for cell in group if cell.conc >= _LONG_FROM_CONC]
     found: dict[Cell, Measurement] = {}
-    for together in (low, *([cell] for cell in group if cell.conc >= _LONG_FROM_CONC)):
+    for together, own_plan in (([cell for cell in group if cell not in high], run_plan), (high, long_plan)):
         run_local(
-            [(cell, run_plan if together is low else long_plan) for cell in together],
+            [(cell, own_plan) for cell in together],
             data_dir=data_dir,
             on_measured=lambda position, measurement, together=together: found.update({together[position]: measurement}),  # type: ignore[misc]
             progress=lambda position, share: None,
@@ -188,8 +196,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         model = with_delays(model, once)
         model = with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
         model = with_stalls(model, once)
-        model = with_pace(model, training)
-    return model
+    return with_pace(model, training)
 
 
 def _fit_group(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:

@@ -68,7 +68,7 @@ def probe_disk(directory: Path | None, seconds: float = 3.0) -> Disk:
     )
 
 
-def probe_interruptions(count: int, seconds: float = 1.5) -> Interruptions | None:
+def probe_interruptions(count: int, seconds: float = 1.2) -> Interruptions | None:
     """Of `count` cores that are all busy for so long, by processes that do nothing but look at the clock: what stops each of them for
     `_STOP_US` or more (short ones are part of what work costs). None if there was nothing."""
     code = f"from rafttoy.analysis.probe import look_at_clock; look_at_clock({seconds})"

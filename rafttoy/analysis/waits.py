@@ -24,11 +24,16 @@ from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, DiskUse, Model, interpolated
 from rafttoy.worlds import run_sim
 
-__all__ = ["groups_of", "save_us", "with_delays", "with_groups", "with_pace", "with_saves", "with_stalls"]
+__all__ = ["LEARNT_PIPELINE", "groups_of", "save_us", "with_delays", "with_groups", "with_pace", "with_saves", "with_stalls"]
+
+LEARNT_PIPELINE = "parallel-append"
+"""That of the training cells, where nothing is said about it."""
 
 _SIMULATED = Plan(seconds=0.15, warmup_seconds=0.03)
-_PACED = Plan(seconds=0.25, warmup_seconds=0.03)
-_STEPS = 3
+_PACED = Plan(seconds=0.17, warmup_seconds=0.03)
+"""A host has all its paces in 80 ms."""
+
+_STEPS, _DELAY_STEPS = 3, 2
 _LEAST, _MOST = 0.1, 30.0
 """Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
 
@@ -69,10 +74,11 @@ def with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> M
 def _delay_us(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> float:
     """What the delay of a group's link has to be."""
     transport = group.rpartition(" ")[2]
-    fewest = sorted(((c, m) for c, m in training if c.group_name() == group), key=lambda pair: pair[0].conc)[:2]
+    own = [(c, m) for c, m in training if c.group_name() == group and c.pipeline == LEARNT_PIPELINE]
+    fewest = sorted(own, key=lambda pair: pair[0].conc)[:2]
     costs = model.software.groups[group]
     delay_us = model.hardware.links[transport].delay_us + costs.links[transport].late_us
-    for _ in range(_STEPS):
+    for _ in range(_DELAY_STEPS):
         trial = with_groups(_with_link(model, transport, delay_us=delay_us), {group: _late(costs, transport, 0.0)})
         delay_us = max(0.0, delay_us + _missing_us(trial, fewest) / 2)
     return delay_us
@@ -157,7 +163,7 @@ def with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Mod
     measured, in the median of cells: variances of logarithms add up."""
     runs: dict[Cell, list[Measurement]] = {}
     for cell, measured in training:
-        if cell.conc <= _CALM_CONC:
+        if cell.conc <= _CALM_CONC and cell.pipeline == LEARNT_PIPELINE:
             runs.setdefault(cell, []).append(measured)
     wanted = {cell: statistics.median(map(_slowest, measured)) for cell, measured in runs.items()}
     pace = model.hardware.pace

@@ -243,5 +243,6 @@ def test_training_cells_are_near_those_to_predict_and_none_of_them() -> None:
     asked += [Cell("parallel-append", "file", "leveldb", "split", "tcp", 24)] * 2
     (group,) = training_cells(asked)
     assert {cell.bytes for cell in group} == {64, 256, 4096}
-    assert [cell.conc for cell in group if cell.bytes == 256] == [2, 25, 200, 800, 2500]  # 24 is to be predicted
+    assert [cell.conc for cell in group if cell.bytes == 256] == [2, 2, 25, 200, 800, 2500]  # 24 is to be predicted
+    assert [cell.pipeline for cell in group[:3]] == ["parallel-append", "async-storage", "parallel-append"]
     assert not set(group) & set(asked)
