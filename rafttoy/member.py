@@ -288,6 +288,7 @@ class Member:
             on_newer=self._on_newer,
             on_control=self._on_control,
             by_reference=self._by_reference,
+            shares_loop=cell.transport == "mem",
         )
         await peer.follow_log()
         self._log(f"epoch {epoch}: {cell}" + (f", resumed at index {recovered.applied}" if not recovered.fresh else ""))

@@ -151,7 +151,7 @@ class LogDigest:
 
 
 class Peer(Desk):
-    """Steps of one peer in one epoch; made anew for the next."""
+    """Steps of one peer in one epoch; made anew for the next. One that `shares_loop` with others always hands its saves over."""
 
     def __init__(
         self,
@@ -170,6 +170,7 @@ class Peer(Desk):
         on_newer: Callable[[RaftMsg], None],
         on_control: Callable[[bytes], None],
         by_reference: bool = False,
+        shares_loop: bool = False,
     ) -> None:
         super().__init__(ports, Tracker(keep_runs=verify, on_run=on_acknowledged))
         self.id = id
@@ -187,6 +188,7 @@ class Peer(Desk):
         self._on_newer = on_newer
         self._on_control = on_control
         self._by_reference = by_reference
+        self._shares_loop = shares_loop
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
@@ -325,7 +327,7 @@ class Peer(Desk):
             await self.storage.save(entries, hard_state, sync=must_sync)
             return
         begin_ns = self._clock.now_ns()
-        await self.storage.save(entries, hard_state, sync=must_sync, here=here)
+        await self.storage.save(entries, hard_state, sync=must_sync, here=here and not self._shares_loop)
         self.metrics.append_latency.add(self._clock.now_ns() - begin_ns)
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from rafttoy import pipeline
+from rafttoy.analysis.models import open_model
 from rafttoy.cell import Plan
 from rafttoy.peer import Peer
 from rafttoy.pipeline import PIPELINES
 from rafttoy.real.node import Event, Job, Lead, Measured, run_node
 from rafttoy.real.runtime import RealTasks
 from rafttoy.sim.runtime import SimTasks
-from rafttoy.sim.world import SimWorld
+from rafttoy.sim.world import SimWorld, run_sim
 from rafttoy.wire import Epoch
 from tests.pipeline.group import MODEL, cell_of
 
@@ -92,3 +93,19 @@ def test_a_model_run_is_the_same_again_in_one_process(name: str) -> None:
     assert runs[0] == runs[1]
     assert runs[0].ops > 0
     assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "transport", "conc", "here"),
+    [
+        ("parallel-append", "tcp", 1, True),
+        ("async-storage", "tcp", 1, False),  # its loop never waits
+        ("parallel-append", "tcp", 100, False),  # too much for it
+        ("parallel-append", "mem", 1, False),  # others have things to do on that loop
+    ],
+)
+def test_who_saves_by_itself(pipeline: str, transport: str, conc: int, here: bool) -> None:
+    cell = cell_of(("split", "file", "mem"), pipeline=pipeline, transport=transport, conc=conc)
+    for report in run_sim(cell, Plan(proposals=40 * conc), open_model("default")).reports.values():
+        saved, by_itself = report.counters["wal_syncs"], report.counters["disk_here"]
+        assert by_itself >= saved - 2 if here else by_itself <= 2, (saved, by_itself)  # the first ones are the election's
