@@ -151,7 +151,8 @@ class LogDigest:
 
 
 class Peer(Desk):
-    """Steps of one peer in one epoch; made anew for the next. One that `shares_loop` with others always hands its saves over."""
+    """Steps of one peer in one epoch; made anew for the next. One that `shares_loop` with others always hands its saves over,
+    and so does the only member of a group: it waits for nothing else, and its loop would never turn."""
 
     def __init__(
         self,
@@ -188,7 +189,7 @@ class Peer(Desk):
         self._on_newer = on_newer
         self._on_control = on_control
         self._by_reference = by_reference
-        self._shares_loop = shares_loop
+        self._may_wait = not shares_loop and len(members) > 1
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
@@ -327,7 +328,7 @@ class Peer(Desk):
             await self.storage.save(entries, hard_state, sync=must_sync)
             return
         begin_ns = self._clock.now_ns()
-        await self.storage.save(entries, hard_state, sync=must_sync, here=here and not self._shares_loop)
+        await self.storage.save(entries, hard_state, sync=must_sync, here=here and self._may_wait)
         self.metrics.append_latency.add(self._clock.now_ns() - begin_ns)
         self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
 

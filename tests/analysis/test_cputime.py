@@ -66,11 +66,11 @@ def test_without_operations_there_is_nothing_to_tell() -> None:
     assert cpu_us_per_op([report(1, 5, 6)], 0, one_process=False) == {}
 
 
-@pytest.mark.parametrize("transport", ["tcp", "mem"])
-def test_the_model_accounts_for_what_it_charges(transport: str) -> None:
-    """A stage costs 7 µs, a sync 30 µs of core time on the disk's thread, a packet 11 µs beside the loop."""
+@pytest.mark.parametrize(("pipeline", "transport"), [("basic", "tcp"), ("async-storage", "tcp"), ("basic", "mem")])
+def test_the_model_accounts_for_what_it_charges(pipeline: str, transport: str) -> None:
+    """A stage costs 7 µs, a sync 30 µs of core time on the disk's thread or on the loop, a packet 11 µs beside the loop."""
     model = make_model(stage_us=7.0, disk={"cpu_us": 30.0}, link={"background": Linear(fixed_us=11.0)})
-    cell = Cell(pipeline="basic", wal="file", engine="mem", transport=transport, conc=1)
+    cell = Cell(pipeline=pipeline, wal="file", engine="mem", transport=transport, conc=1)
     plan = Plan(proposals=200, warmup_seconds=0.5)
     (row,) = run_grid("sim", [cell], plan, model=model)
     spent = row.cpu_us_per_op
@@ -86,7 +86,10 @@ def test_the_model_accounts_for_what_it_charges(transport: str) -> None:
         assert stage["cpu_us_per_op"] == pytest.approx(stage["cpu_us"] / row.ops, abs=1e-3)
     if transport == "tcp":
         own = [stage for name, stage in row.stages.items() if "/" not in name]
-        assert spent["leader/loop"] == pytest.approx(sum(stage["cpu_us_per_op"] for stage in own), rel=0.02)  # links cost the loop nothing
-        assert spent["leader/disk"] == pytest.approx(30.0 * row.counters["wal_syncs"] / row.ops, rel=0.02)
+        here = row.counters["disk_here"]
+        assert (here > 0) == (pipeline == "basic")
+        staged = sum(stage["cpu_us_per_op"] for stage in own)  # links cost the loop nothing
+        assert spent["leader/loop"] == pytest.approx(staged + 30.0 * here / row.ops, rel=0.02)
+        assert spent["leader/disk"] == pytest.approx(30.0 * (row.counters["wal_syncs"] - here) / row.ops, rel=0.02)
         packets = row.counters["packets_sent"] + row.counters["packets_received"]
         assert spent["leader/rest"] == pytest.approx(11.0 * packets / row.ops, rel=0.02)

@@ -96,16 +96,17 @@ def test_a_model_run_is_the_same_again_in_one_process(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "transport", "conc", "here"),
+    ("pipeline", "transport", "conc", "nodes", "here"),
     [
-        ("parallel-append", "tcp", 1, True),
-        ("async-storage", "tcp", 1, False),  # its loop never waits
-        ("parallel-append", "tcp", 100, False),  # too much for it
-        ("parallel-append", "mem", 1, False),  # others have things to do on that loop
+        ("parallel-append", "tcp", 1, 3, True),
+        ("async-storage", "tcp", 1, 3, False),  # its loop never waits
+        ("parallel-append", "tcp", 100, 3, False),  # too much for it
+        ("parallel-append", "mem", 1, 3, False),  # others have things to do on that loop
+        ("parallel-append", "tcp", 1, 1, False),  # a loop that waits for nothing would never turn
     ],
 )
-def test_who_saves_by_itself(pipeline: str, transport: str, conc: int, here: bool) -> None:
-    cell = cell_of(("split", "file", "mem"), pipeline=pipeline, transport=transport, conc=conc)
+def test_who_saves_by_itself(pipeline: str, transport: str, conc: int, nodes: int, here: bool) -> None:
+    cell = cell_of(("split", "file", "mem"), pipeline=pipeline, transport=transport, conc=conc, nodes=nodes)
     for report in run_sim(cell, Plan(proposals=40 * conc), open_model("default")).reports.values():
         saved, by_itself = report.counters["wal_syncs"], report.counters["disk_here"]
         assert by_itself >= saved - 2 if here else by_itself <= 2, (saved, by_itself)  # the first ones are the election's
