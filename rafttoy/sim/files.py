@@ -92,7 +92,7 @@ class SimFile:
         if sync and failure is None:
             failure = files.sync_failure(self.name)
         here = here and sync and total <= SAVE_HERE_BYTES and files.idle()
-        end_ns = files.write_here(total, grows=grows) if here else files.begin_write(total, sync=sync, grows=grows)
+        end_ns = files.begin_write(total, sync=sync, grows=grows, here=here)
         return files.stand_in_line(_Call(put, self._inode, failure, sync, here), end_ns)
 
     def _put(self, offset: int, buffers: Sequence[Buffer], end: int) -> None:
@@ -150,20 +150,28 @@ class SimFiles:
 
     # --- for the files ---
 
-    def begin_write(self, nbytes: int, *, sync: bool, grows: bool) -> int:
-        """When a write of `nbytes` that is handed over now will be told of; calls of a directory stand in line for its disk thread."""
-        disk = self._disk
-        half_ns = disk.handoff_ns >> 1
-        begin_ns = max(self._now() + half_ns, self._thread_free_ns)
+    def begin_write(self, nbytes: int, *, sync: bool, grows: bool, here: bool = False) -> int:
+        """When a write of `nbytes` that is handed over now will be told of; calls of a directory stand in line for its disk thread. One
+        that is done `here` is the loop's own, which does nothing else until it ends."""
+        disk, loop = self._disk, self._loop
+        half_ns = 0 if here else disk.handoff_ns >> 1
+        begin_ns = max(self._now(), loop.free_at_ns) if here else max(self._now() + half_ns, self._thread_free_ns)
         if sync and self.durable:
             cpu_ns = disk.cpu_ns(nbytes)
-            self._loop.background_ns += cpu_ns
-            self._cpu_ns += cpu_ns
+            if here:
+                loop.busy_ns += cpu_ns
+                self._here_ns += cpu_ns
+            else:
+                loop.background_ns += cpu_ns
+                self._cpu_ns += cpu_ns
             end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
         else:
             end_ns = disk.write(begin_ns, nbytes)
         if self.faults is not None:
             end_ns += self.faults.stall_ns
+        if here:
+            self._here += 1
+            loop.hold(end_ns)
         self._thread_free_ns = end_ns
         self._busy_ns += end_ns - begin_ns
         return end_ns + half_ns
@@ -171,25 +179,6 @@ class SimFiles:
     def idle(self) -> bool:
         """No call is under way."""
         return not self._line and self._thread_free_ns <= self._now()
-
-    def write_here(self, nbytes: int, *, grows: bool) -> int:
-        """When a synced write ends that the loop does itself, and does nothing else until then."""
-        disk, loop = self._disk, self._loop
-        begin_ns = max(self._now(), loop.free_at_ns)
-        self._here += 1
-        if self.durable:
-            cpu_ns = disk.cpu_ns(nbytes)
-            loop.busy_ns += cpu_ns
-            self._here_ns += cpu_ns
-            end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
-        else:
-            end_ns = disk.write(begin_ns, nbytes)
-        if self.faults is not None:
-            end_ns += self.faults.stall_ns
-        loop.hold(end_ns)
-        self._thread_free_ns = end_ns
-        self._busy_ns += end_ns - begin_ns
-        return end_ns
 
     def stand_in_line(self, call: _Call, end_ns: int) -> Awaitable[None]:
         """Calls are carried out one after another, as on the one thread of a real directory: nothing of a write is on the disk before

@@ -10,7 +10,7 @@ from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot, SnapshotMetadata
 from rafttoy.storage.log import Log
 
-__all__ = ["Engine", "Recovered", "Save", "Storage", "Wal", "WalState"]
+__all__ = ["Engine", "Recovered", "Save", "Storage", "Wal", "WalState", "may_wait"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class Save:
         for batch in entries:
             size += batch.size
         self.size = size
+
+
+def may_wait(saves: Sequence[Save]) -> bool:
+    """Whether those who save have nothing else to do meanwhile. Several do not wait for each other's work alone: they hand it over."""
+    return len(saves) == 1 and saves[0].here
 
 
 class Wal(Protocol):

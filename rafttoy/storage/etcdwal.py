@@ -14,7 +14,7 @@ from rafttoy.errors import CorruptionError, MalformedMessage
 from rafttoy.ports import Buffer, File, Future, Ports, Sized, Task
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, HardState, SnapshotMetadata
-from rafttoy.storage.api import Save, WalState
+from rafttoy.storage.api import Save, WalState, may_wait
 from rafttoy.storage.etcdformat import BUFFER_BYTES, CRC, METADATA, SNAPSHOT, STATE, encode_entries, encode_mark, encode_record, handed_over
 from rafttoy.storage.etcdread import DIRECTORY, EtcdSegment, Findings, decode_records, missing, read_log
 from rafttoy.storage.fileread import pread_all
@@ -227,7 +227,7 @@ class EtcdWal:
             await tail.file.sync()  # not every way to sync a write covers the writes before
         offset = tail.end
         cuts = self._cuts(offset, records)
-        ended = tail.file.pwritev(offset, records.buffers, sync=sync and not cuts, here=len(saves) == 1 and saves[0].here)
+        ended = tail.file.pwritev(offset, records.buffers, sync=sync and not cuts, here=may_wait(saves))
         for batch, at, size, crc in records.placed:
             _place(self._positions, (batch.first, tail, offset + at, size, crc))
             tail.last_index = max(tail.last_index, batch.last)

@@ -16,7 +16,7 @@ from rafttoy.errors import StorageError
 from rafttoy.ports import Buffer, Future, Ports, Sized, Task
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, SnapshotMetadata
-from rafttoy.storage.api import Save, WalState
+from rafttoy.storage.api import Save, WalState, may_wait
 from rafttoy.storage.fileformat import BLOCK, START, Group, encode_group, encode_segment
 from rafttoy.storage.fileread import DIRECTORY, Findings, Segment, read_group, read_log, segment_name
 from rafttoy.storage.replay import Gap, Replay
@@ -172,7 +172,7 @@ class FileWal:
         sync = sync and self._sync
         if sync and self._unsynced:
             await segment.file.sync()  # not every way to sync a write covers the writes before
-        ended = segment.file.pwritev(segment.end, groups.buffers, sync=sync, here=len(saves) == 1 and saves[0].here)
+        ended = segment.file.pwritev(segment.end, groups.buffers, sync=sync, here=may_wait(saves))
         for batch, offset in groups.placed:
             _place(self._positions, batch, segment, offset)
             if isinstance(batch.frames, Sized):
