@@ -63,7 +63,8 @@ class Save:
 
 
 def may_wait(saves: Sequence[Save]) -> bool:
-    """Whether those who save have nothing else to do meanwhile. Several do not wait for each other's work alone: they hand it over."""
+    """Whether those who save have nothing else to do meanwhile. A group of several is of tasks that go on beside each
+    other."""
     return len(saves) == 1 and saves[0].here
 
 
