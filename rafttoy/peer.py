@@ -190,6 +190,7 @@ class Peer(Desk):
         self._on_control = on_control
         self._by_reference = by_reference
         self._may_wait = not shares_loop and len(members) > 1
+        self._voted = (recovered.hard_state.term, recovered.hard_state.vote)
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
@@ -307,14 +308,18 @@ class Peer(Desk):
             await self._save(rd.entries, rd.hard_state, rd.must_sync, here)
 
     async def save_messages(self, appends: Sequence[Message]) -> None:
-        """The same for STORAGE_APPEND messages whose entries follow one another, in one write."""
+        """The same for STORAGE_APPEND messages whose entries follow one another, in one write. All that was saved before is durable by
+        now, so that responses which attest to nothing new need no sync."""
         for message in appends:
             if message.snapshot is not None:
                 await self.install(message.snapshot, HardState(message.term, message.vote, message.commit))
         entries = [batch for message in appends for batch in message.entries]
         states = [HardState(m.term, m.vote, m.commit) for m in appends if m.term or m.vote or m.commit]
         if entries or states:
-            await self._save(entries, states[-1] if states else None, any(message.responses for message in appends))
+            state = states[-1] if states else None
+            voted = self._voted if state is None else (state.term, state.vote)
+            await self._save(entries, state, bool(entries) or voted != self._voted)
+            self._voted = voted
 
     async def install(self, snapshot: Snapshot, hard_state: HardState | None) -> None:
         """A snapshot that the leader sent takes the place of log and engine."""
