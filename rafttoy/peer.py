@@ -41,7 +41,9 @@ __all__ = ["AckOn", "ApplyOn", "LogDigest", "Peer", "RaftOptions", "split_append
 _APP = MessageType.APP
 _APP_RESP = MessageType.APP_RESP
 _LONG_APPLY_BYTES = 64 << 10
-"""Before the leader applies so much it tells followers of the commit: they apply it meanwhile. Of less, the next append tells."""
+"""Before the leader applies so much it tells followers of the commit: they apply it meanwhile. Of less, the next append tells, which
+clients make once they are answered: telling them at once made two packets of each round four (async-apply in memory over tcp: 0.69, 0.71
+and 0.77 times as fast with 1, 16 and 128 clients)."""
 _NORMAL = EntryType.NORMAL
 
 
@@ -199,6 +201,8 @@ class Peer(Desk):
         self._ending = self._failed = False
         self._ready_ns = 0
         self._load = (0, 0)
+        self._acked = recovered.applied
+        self._untold = False
         stage = ports.cpu.stage
         self._receiving, self._readying = stage("receive"), stage("ready")
         self._sending, self._advancing = stage("send"), stage("advance")
@@ -295,7 +299,9 @@ class Peer(Desk):
                 await self._readying.done(mark, *self._load)
                 return rd
             if not (self._packets or self._local or self.proposals.waiting):
-                await self.tell_commit()
+                self._untold = self._acked < node.commit
+                if not self._untold:
+                    await self.tell_commit()
                 await self._signal.wait()
         return None
 
@@ -403,6 +409,15 @@ class Peer(Desk):
         if committed and self.digest is not None:
             self.digest.add(await self.storage.load(committed))
         self.storage.skip(committed)
+
+    async def ack(self, committed: Sequence[EntryBatch]) -> None:
+        """Tells the client which of its proposals are done; what it does not propose at once, the commit need not wait for."""
+        await super().ack(committed)
+        if committed:
+            self._acked = committed[-1].last
+            if self._untold:
+                self._untold = False
+                self._signal.set()
 
     async def advance(self, rd: Ready) -> None:
         """Tells the core that the Ready was carried out."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rafttoy.cell import Plan
 from rafttoy.peer import LogDigest, _in_packets, _without_stale, split_appends
+from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet
 from rafttoy.raft import EntryBatch, EntryType, Message, MessageType, Payloads
 from rafttoy.run import run_cell
@@ -110,6 +111,29 @@ def test_no_packet_of_a_run_is_longer_than_a_receiver_takes() -> None:
     assert m.ops >= 600
     assert sum(sizes) > 2 * 512 << 20
     assert max(sizes) <= MESSAGE_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_proposal_takes_one_packet_to_each_follower_and_one_sync(pipeline: str) -> None:
+    """A commit index rides on the next append, however the last proposals are applied; and what attests to nothing new is not synced."""
+    world = SimWorld(MODEL, "tcp", seed=1)
+    cell = cell_of(("split", "etcd", "mem"), pipeline=pipeline, conc=1)
+    plan = Plan(proposals=300, warmup_seconds=0.0)
+    members = world.start(cell, plan)
+    packets: list[int] = []
+    for to in (2, 3):
+        stream = members[0].ports.links.stream(to)
+
+        def send(packet: Packet, to: int = to, send: Callable[[Packet], None] = stream.send) -> None:
+            packets.append(to)
+            send(packet)
+
+        stream.send = send  # type: ignore[method-assign]
+    m = complete(world, run_cell(members[0], cell, plan, Epoch(1, 1), content=False))
+    ticks = 10 * (m.seconds + 1)
+    assert 2 * m.ops <= len(packets) <= 2 * (m.ops + ticks)
+    for report in m.reports.values():
+        assert report.counters["wal_syncs"] <= m.ops + ticks
 
 
 def batches(sizes: Sequence[int]) -> list[EntryBatch]:
