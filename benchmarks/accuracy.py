@@ -4,10 +4,11 @@
 
 Runs rounds: in each, for every group of cells (a storage over a transport) its training cells, then a dozen of its test cells once, then
 its training cells again, and so on. A model of this host is fitted to the training cells of all rounds, and predicts the test cells;
-printed are errors of throughput, p50 and p99 (of medians), the worst cell, how many pairs of pipelines stand in the right order, and the
-noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a third faster or slower a
-minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the two lists are printed and
-disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small` is its own test.
+printed are errors of throughput, p50 and p99 (of the medians of their runs), the worst cell, how many pairs of pipelines stand in the
+right order, and the noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a third
+faster or slower a minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the two
+lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small` is
+its own test.
 """
 
 from __future__ import annotations
@@ -132,12 +133,16 @@ def model_of(training: Path, path: Path) -> Model:
     return open_model(str(path))
 
 
-def predict(cells: Sequence[Cell], plan: Plan, model: Model) -> list[Result]:
-    """By runs as long as the measured ones: a store that flushes in its third second does so in both worlds."""
-    with progress("predicting") as moving:
-        found = sweep("sim", cells, lambda cell: plan, model=model, progress=moving, say=note)
+def predict(cells: Sequence[Cell], plan: Plan, model: Model, repeats: int) -> list[Result]:
+    """By runs as long as the measured ones, and as many: a store that flushes in its third second does so in both worlds."""
+    found: list[Result] = []
+    for seed in range(1, repeats + 1):
+        seeded = msgspec.structs.replace(plan, seed=seed)
+        with progress(f"predicting, seed {seed}") as moving:
+            found += sweep("sim", cells, lambda cell, seeded=seeded: seeded, model=model, progress=moving, say=note)  # type: ignore[misc]
+    intervals = {result.cell(): prediction_interval(result, plan, model) for result in found[: len(cells)]}
     for result in found:
-        result.interval = prediction_interval(result, plan, model)
+        result.interval = intervals[result.cell()]
     return found
 
 
@@ -202,7 +207,7 @@ def main(
         real += run_round(closed, seeded, into, None if charged.exists() else rounds, data_dir)
     tested = list(dict.fromkeys(result.cell() for result in real))
     trusted = model_of(rounds, charged)
-    comparison = compare(real, predict(tested, plan, trusted))
+    comparison = compare(real, predict(tested, plan, trusted, repeats))
     report(comparison, training, tested)
     if html is not None:
         html.write_text(page("rafttoy: accuracy on unseen cells", comparison.rows), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import msgspec
@@ -14,8 +15,9 @@ __all__ = ["Comparison", "Pair", "compare"]
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One cell in both worlds. `measured` and `predicted` are the runs of median throughput among the repeats; `spread_pct` is half
-    the range of the measured ones, relative to that median: what an error can be no better than."""
+    """One cell in both worlds. `measured` and `predicted` are the runs of median throughput among the repeats, with the medians of their
+    latencies, each by itself (an open loop is served at its rate in all of them: which is the median one says nothing of how long it took);
+    `spread_pct` is half the range of the measured throughputs, relative to the median: what an error can be no better than."""
 
     cell: Cell
     measured: Result
@@ -97,5 +99,7 @@ def _by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
 
 
 def _median(runs: Sequence[Result]) -> Result:
-    """The run of median throughput (of two middle ones the slower)."""
-    return sorted(runs, key=lambda run: run.ops_per_s)[(len(runs) - 1) // 2]
+    """The run of median throughput (of two middle ones the slower), with the latencies' medians."""
+    middle = sorted(runs, key=lambda run: run.ops_per_s)[(len(runs) - 1) // 2]
+    latency_us = {name: statistics.median(run.latency_us[name] for run in runs) for name in middle.latency_us}
+    return msgspec.structs.replace(middle, latency_us=latency_us)

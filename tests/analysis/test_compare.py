@@ -41,6 +41,17 @@ def test_of_repeats_the_medians_are_compared_and_noise_stands_beside() -> None:
     assert [row.error_pct for row in compare(real, sim).rows[3:]] == [-1.0, 5.0, 1.0]
 
 
+def test_of_latencies_each_has_its_own_median() -> None:
+    def latencies(*values: float) -> list[dict[str, float]]:
+        return [{"p50": value, "p99": 10 * value} for value in values]
+
+    real = [run("real", 1, rate, latency_us=each) for rate, each in zip((900.0, 1000.0, 1300.0), latencies(2.0, 9.0, 3.0), strict=True)]
+    sim = [run("sim", 1, rate, latency_us=each) for rate, each in zip((990.0, 1050.0), latencies(4.0, 2.0), strict=True)]
+    (pair,) = compare(real, sim).pairs
+    assert (pair.measured.latency_us, pair.predicted.latency_us) == ({"p50": 3.0, "p99": 30.0}, {"p50": 3.0, "p99": 30.0})
+    assert real[1].latency_us == {"p50": 9.0, "p99": 90.0}  # the rows stay as they were measured
+
+
 def test_what_one_world_lacks_keeps_its_row_but_is_no_pair() -> None:
     comparison = compare([run("real", 1, 1000.0), run("real", 128, 8000.0)], [run("sim", 1, 1100.0)])
     assert [pair.cell.conc for pair in comparison.pairs] == [1]
