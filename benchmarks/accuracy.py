@@ -3,17 +3,19 @@
     python benchmarks/accuracy.py --into accuracy.jsonl
 
 Runs rounds: in each, for every group of cells (a storage over a transport) its training cells, then a dozen of its test cells once, then
-its training cells again, and so on. A model of this host is fitted to the training cells of all rounds, and predicts the test cells;
-printed are errors of throughput, p50 and p99 (of the medians of their runs), the worst cell, how many pairs of pipelines stand in the
-right order, and the noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a third
-faster or slower a minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the two
-lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small` is
-its own test.
+its training cells again, and so on; each round has an order of its own, so that no cell always follows the same one (what a run wrote is
+on its way to the device when the next begins). A model of this host is fitted to the training cells of all rounds, and predicts the test
+cells; printed are errors of throughput, p50 and p99 (of the medians of their runs), the worst cell, how many pairs of pipelines stand in
+the right order, and the noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a
+third faster or slower a minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the
+two lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small`
+is its own test.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,6 +115,7 @@ def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | N
     results: list[Result] = []
     for group in training_cells(closed):
         own = [cell for cell in closed if cell.group_name() == group[0].group_name()]
+        random.Random(plan.seed).shuffle(own)
         for at in range(0, len(own), TESTS_A_TRAINING):
             if found is not None:
                 with progress(f"round {plan.seed}, training") as moving:
