@@ -50,7 +50,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     """One message. Fields that a type does not use keep their defaults; see `docs/raft.md` for which type uses which.
 
     A STORAGE_APPEND carries a hard state in term, vote and commit (all 0: none to save), batches to append and a snapshot;
-    `responses` are to be delivered, to whomever they are addressed, once all of it is durable.
+    `responses` are to be delivered, to whomever they are addressed, once all of it is saved: durably, like all before it, if `must_sync`.
     """
 
     type: MessageType
@@ -67,6 +67,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     reject_hint: int = 0
     context: bytes = b""
     responses: Sequence[Message] = ()
+    must_sync: bool = False
 
     def __repr__(self) -> str:
         shown = [f"{name}={getattr(self, name)!r}" for name in _SHOWN if getattr(self, name)]
@@ -75,7 +76,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
 
 _SHOWN = (
     *("to", "from_", "term", "log_term", "index", "entries", "commit", "vote"),
-    *("snapshot", "reject", "reject_hint", "context", "responses"),
+    *("snapshot", "reject", "reject_hint", "context", "responses", "must_sync"),
 )
 
 _M = MessageType

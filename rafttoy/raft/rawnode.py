@@ -10,8 +10,9 @@
 
 With `Config.async_storage_writes` there is no `advance`: `rd.messages` then hold STORAGE_APPEND for `LOCAL_APPEND_THREAD` and
 STORAGE_APPLY for `LOCAL_APPLY_THREAD`. Each is to carry out what it gets, in order, and then deliver the message's `responses`, those
-to this node through `step`. A STORAGE_APPEND without responses need not be durable. One with a snapshot replaces the application's
-state, so what STORAGE_APPLYs are outstanding then are carried out first. The fields of the Ready repeat what the messages carry.
+to this node through `step`. A STORAGE_APPEND need not be durable unless it says `must_sync`: responses may attest to what earlier ones
+made so. One with a snapshot is, and replaces the application's state, so what STORAGE_APPLYs are outstanding then are carried out first.
+The fields of the Ready repeat what the messages carry.
 
 Buffers and batches handed out are shared with the core: nobody changes them.
 """
@@ -348,6 +349,7 @@ class RawNode:
                     vote=hard.vote,
                     snapshot=rd.snapshot,
                     responses=after,
+                    must_sync=rd.must_sync,
                 )
             )
         if rd.committed_entries:

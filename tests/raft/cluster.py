@@ -156,7 +156,7 @@ class Cluster:
             self.apply_thread(host)
         m = host.appends.pop(0)
         state = HardState(m.term, m.vote, m.commit) if m.term or m.commit else None
-        host.save(state, m.snapshot, m.entries, sync=bool(m.responses))
+        host.save(state, m.snapshot, m.entries, sync=m.must_sync)
         self._respond(host, m.responses)
 
     def apply_thread(self, host: Host) -> None:
