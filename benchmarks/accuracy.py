@@ -27,7 +27,7 @@ from rafttoy.analysis.calibrate import Round, calibration_of, measure_group, pro
 from rafttoy.analysis.compare import Comparison, compare
 from rafttoy.analysis.compare_text import detail_tables, verdict
 from rafttoy.analysis.html import page
-from rafttoy.analysis.interval import prediction_interval
+from rafttoy.analysis.interval import add_intervals
 from rafttoy.analysis.models import dump_model, open_model
 from rafttoy.analysis.sweep import read_results, sweep
 from rafttoy.cell import Cell, Plan
@@ -138,14 +138,10 @@ def model_of(training: Path, path: Path) -> Model:
 
 def predict(cells: Sequence[Cell], plan: Plan, model: Model, repeats: int) -> list[Result]:
     """By runs as long as the measured ones, and as many: a store that flushes in its third second does so in both worlds."""
-    found: list[Result] = []
-    for seed in range(1, repeats + 1):
-        seeded = msgspec.structs.replace(plan, seed=seed)
-        with progress(f"predicting, seed {seed}") as moving:
-            found += sweep("sim", cells, lambda cell, seeded=seeded: seeded, model=model, progress=moving, say=note)  # type: ignore[misc]
-    intervals = {result.cell(): prediction_interval(result, plan, model) for result in found[: len(cells)]}
-    for result in found:
-        result.interval = intervals[result.cell()]
+    with progress("predicting") as moving:
+        found = sweep("sim", cells, lambda cell: plan, count=repeats, model=model, progress=moving, say=note)
+    with progress("how far off it may be") as moving:
+        add_intervals(found, plan, model, moving)
     return found
 
 

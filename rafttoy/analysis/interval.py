@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rafttoy.analysis.explain import simulate
 from rafttoy.analysis.plans import brief
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
-from rafttoy.experiment import Result
+from rafttoy.experiment import Progress, Result
 from rafttoy.sim.model import Model
 
-__all__ = ["prediction_interval"]
+__all__ = ["add_intervals", "prediction_interval"]
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "disk": ("hardware.disk",),
@@ -49,6 +49,17 @@ def prediction_interval(
         half = _NINE_IN_TEN * math.sqrt(squares[name])
         out[name] = (round(value / (1 + half), 1), round(value * (1 + half), 1))
     return out
+
+
+def add_intervals(predicted: Sequence[Result], plan: Plan, model: Model, progress: Progress) -> None:
+    """To simulated results, of each cell once: its repeats differ by their random numbers only."""
+    found: dict[Cell, dict[str, tuple[float, float]] | None] = {}
+    for i, result in enumerate(predicted):
+        cell = result.cell()
+        if cell not in found:
+            progress(str(cell), i / len(predicted))
+            found[cell] = prediction_interval(result, plan, model)
+        result.interval = found[cell]
 
 
 def _figures(result: Result) -> dict[str, float]:

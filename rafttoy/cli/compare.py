@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,16 +14,14 @@ from rafttoy.analysis.compare import Comparison, compare
 from rafttoy.analysis.compare_text import detail_tables, verdict
 from rafttoy.analysis.curves import panels
 from rafttoy.analysis.html import page
-from rafttoy.analysis.interval import prediction_interval
+from rafttoy.analysis.interval import add_intervals
 from rafttoy.analysis.models import open_model
 from rafttoy.analysis.plots import draw
-from rafttoy.cell import Cell, Plan
 from rafttoy.cli.console import Rows, check_verified, note, print_metrics, print_table, progress, tell_foreign, tell_warnings
 from rafttoy.cli.options import Request, model_option, option, run_options
 from rafttoy.cli.types import PERCENT
 from rafttoy.errors import RunError
-from rafttoy.experiment import Progress, Result, run_grid
-from rafttoy.sim.model import Model
+from rafttoy.experiment import Result, run_grid
 
 
 @click.command(
@@ -77,7 +74,7 @@ def command(request: Request, model: str | None, html: Path | None, plot: bool, 
         with progress("predicting") as moving:
             run_grid("sim", cells, plan, count=request.count, model=charged, flags=request.flags, on_result=sim.append, progress=moving)
         with progress("how far off it may be") as moving:
-            _add_intervals(sim, plan, charged, moving)
+            add_intervals(sim, plan, charged, moving)
     finally:  # an interrupt or an error leaves what was finished before it
         comparison = compare(real, sim)
         _print(request, comparison, plot=plot, detail=detail)
@@ -90,17 +87,6 @@ def command(request: Request, model: str | None, html: Path | None, plot: bool, 
         raise RunError(f"nothing was acknowledged within the measured time: {lost}")
     if max_error is not None:
         comparison.check(max_error)
-
-
-def _add_intervals(sim: Sequence[Result], plan: Plan, model: Model, moving: Progress) -> None:
-    """Of each cell once: its repeats differ by their random numbers only."""
-    found: dict[Cell, dict[str, tuple[float, float]] | None] = {}
-    for i, result in enumerate(sim):
-        cell = result.cell()
-        if cell not in found:
-            moving(str(cell), i / len(sim))
-            found[cell] = prediction_interval(result, plan, model)
-        result.interval = found[cell]
 
 
 def _print(request: Request, comparison: Comparison, *, plot: bool, detail: bool) -> None:
