@@ -86,6 +86,37 @@ def test_the_generator_leaves_the_loop_alone_between_ticks() -> None:
     assert len(server.calls) <= 1000 * MS / TICK_NS + 1000 / 5 + 1
 
 
+def test_the_generator_sleeps_even_where_arrivals_are_as_close_as_a_release_is_long() -> None:
+    """At 100,000 a second the next one is always due by then: the generator turned all the time, with batches of a few."""
+    slept: list[int] = []
+
+    class Slow:
+        """Whoever looks at it has needed 20 us since."""
+
+        def __init__(self) -> None:
+            self.time_ns = 0
+
+        def now_ns(self) -> int:
+            self.time_ns += 20 * US
+            return self.time_ns
+
+        async def sleep_ns(self, duration_ns: int) -> None:
+            slept.append(duration_ns)
+            self.time_ns += duration_ns
+            if len(slept) == 100:
+                load.stop()
+
+    proposed: list[int] = []
+    ports: Any = SimpleNamespace(clock=Slow(), tasks=None, random=SeededRandomness(1, 1))
+    plan = Plan(seconds=10.0, warmup_seconds=0.0)
+    load = make_load(ports, Cell(conc=0, rate=100_000), plan, lambda client, token, batch: proposed.append(batch.count), content=False)
+    load.start()
+    with pytest.raises(StopIteration):
+        load.run().send(None)
+    assert min(slept) >= TICK_NS
+    assert np.mean(proposed) == pytest.approx(100_000 * (TICK_NS + 40 * US) / 1e9, rel=0.1)
+
+
 def test_the_system_does_not_slow_the_arrivals_down() -> None:
     """Twice what it can do: they queue up."""
     world = World()
