@@ -8,6 +8,7 @@ is found by simulating those cells (`rafttoy.analysis.waits`).
 from __future__ import annotations
 
 import platform
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,7 +190,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
             confidence=f"short runs, {len(training) // len(once)} a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=with_cpu(disk, reports), links=links, interruptions=interruptions),
-        software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else []),
+        software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else [], lock_us=_lock_us()),
     )
     model = with_groups(model, {name: _fit_group(model, training, name) for name in groups_of(training)})
     for _ in range(2):  # each waits for the others
@@ -197,6 +198,12 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         model = with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
         model = with_stalls(model, once)
     return with_pace(model, training)
+
+
+def _lock_us() -> float:
+    """How long a thread of this interpreter keeps the lock that others wait for; 0 in a build without it."""
+    locked = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return round(sys.getswitchinterval() * 1e6, 1) if locked else 0.0
 
 
 def _fit_group(model: Model, training: Sequence[tuple[Cell, Measurement]], name: str) -> Costs:

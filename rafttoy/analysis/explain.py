@@ -146,6 +146,8 @@ def _cost_changes(cell: Cell, model: Model, base: Result) -> Iterator[tuple[str,
         yield "a disk of twice the bandwidth", ["disk.byte_ns=x0.5"]
     if durable and disk.handoff_us:
         yield "half the hand-off to the disk's thread", ["disk.handoff_us=x0.5"]
+    if (durable or any(kind != "dict" for kind in _stores(cell))) and model.software.lock_us:
+        yield "threads that need no interpreter's lock", ["lock_us=0"]
     if link.delay_us:
         yield "half the delay between peers", [f"{path}.delay_us=x0.5"]
     if link.byte_ns:

@@ -87,7 +87,7 @@ class _SimPorts:
     links: Any = None
 
     def __init__(self, host: SimHost, disk: SimDisk, model: Model, sync: str) -> None:
-        loop = Loop(host)
+        loop = Loop(host, int(model.software.lock_us * 1000))
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
         self.cpu = SimCpu(loop, model)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
+from typing import Any
 
 import simpy
 
@@ -55,14 +56,30 @@ def _nothing() -> None:
     pass
 
 
+def _succeed(event: simpy.Event, _: simpy.Event) -> None:
+    event.succeed()
+
+
 class _Call:
-    """A write or sync on the disk thread, or `here` on the loop: `carry_out` happens when its turn comes, what `sync` promises when it
-    ends. Neither asks whether the task that called is still there."""
+    """A write, sync or read on the disk thread, or `here` on the loop: `carry_out` happens when its turn comes, what `sync` promises when
+    it ends. `takes` says when one ends that begins at a time. Neither asks whether the task that called is still there."""
 
-    __slots__ = ("carry_out", "changes", "failure", "here", "inode", "sync")
+    __slots__ = ("carry_out", "changes", "done", "failure", "here", "inode", "made_ns", "sync", "takes")
 
-    def __init__(self, carry_out: Callable[[], None], inode: Inode, failure: str | None, sync: bool, here: bool = False) -> None:
-        self.carry_out, self.inode, self.failure, self.sync, self.here = carry_out, inode, failure, sync, here
+    def __init__(
+        self,
+        done: simpy.Event,
+        takes: Callable[[int], int],
+        *,
+        carry_out: Callable[[], None] = _nothing,
+        inode: Inode | None = None,
+        failure: str | None = None,
+        sync: bool = False,
+        here: bool = False,
+    ) -> None:
+        self.done, self.takes, self.carry_out, self.inode = done, takes, carry_out, inode
+        self.failure, self.sync, self.here = failure, sync, here
+        self.made_ns: int = done.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
         self.changes = 0
 
 
@@ -92,8 +109,7 @@ class SimFile:
         if sync and failure is None:
             failure = files.sync_failure(self.name)
         here = here and sync and total <= SAVE_HERE_BYTES and files.idle()
-        end_ns = files.begin_write(total, sync=sync, grows=grows, here=here)
-        return files.stand_in_line(_Call(put, self._inode, failure, sync, here), end_ns)
+        return files.write(total, sync=sync, grows=grows, here=here, carry_out=put, inode=self._inode, failure=failure)
 
     def _put(self, offset: int, buffers: Sequence[Buffer], end: int) -> None:
         inode = self._inode
@@ -118,14 +134,14 @@ class SimFile:
     async def sync(self) -> None:
         files = self._files
         failure = files.sync_failure(self.name)
-        await files.stand_in_line(_Call(_nothing, self._inode, failure, True), files.begin_write(0, sync=True, grows=False))
+        await files.write(0, sync=True, inode=self._inode, failure=failure)
 
     async def truncate(self, size: int) -> None:
         files = self._files
         failure = files.write_failure(self.name, 0)
         self._size = size
         resize = partial(self._inode.resize, size) if failure is None else _nothing
-        await files.stand_in_line(_Call(resize, self._inode, failure, False), files.begin_write(0, sync=False, grows=False))
+        await files.write(0, carry_out=resize, inode=self._inode, failure=failure)
 
     async def close(self) -> None:
         pass
@@ -138,8 +154,9 @@ class SimFiles:
         self._loop = loop
         self._env = loop.env
         self._disk = disk
-        self._thread_free_ns = self._busy_ns = self._cpu_ns = self._here = self._here_ns = 0
+        self._busy_ns = self._cpu_ns = self._here = self._here_ns = 0
         self._line: deque[_Call] = deque()
+        self._working = False
         self.store = store if store is not None else SimStore()
         self.faults: DiskFaults | None = None
         self._failure: str | None = None
@@ -150,13 +167,14 @@ class SimFiles:
 
     # --- for the files ---
 
-    def begin_write(self, nbytes: int, *, sync: bool, grows: bool, here: bool = False) -> int:
-        """When a write of `nbytes` that is handed over now will be told of; calls of a directory stand in line for its disk thread. One
-        that is done `here` is the loop's own, which does nothing else until it ends."""
-        disk, loop = self._disk, self._loop
-        half_ns = 0 if here else disk.handoff_ns >> 1
-        begin_ns = max(self._now(), loop.free_at_ns) if here else max(self._now() + half_ns, self._thread_free_ns)
-        if sync and self.durable:
+    def write(self, nbytes: int, *, sync: bool = False, grows: bool = False, here: bool = False, **call: Any) -> Awaitable[None]:
+        """A write of `nbytes`, and its sync. One that is done `here` is the loop's own, which does nothing else until it ends. `call` is
+        more of a `_Call`."""
+
+        def takes(begin_ns: int) -> int:
+            disk, loop = self._disk, self._loop
+            if not sync or not self.durable:
+                return disk.write(begin_ns, nbytes)
             cpu_ns = disk.cpu_ns(nbytes)
             if here:
                 loop.busy_ns += cpu_ns
@@ -164,58 +182,81 @@ class SimFiles:
             else:
                 loop.background_ns += cpu_ns
                 self._cpu_ns += cpu_ns
-            end_ns = disk.synced_write(begin_ns, nbytes, grows=grows)
-        else:
-            end_ns = disk.write(begin_ns, nbytes)
-        if self.faults is not None:
-            end_ns += self.faults.stall_ns
-        if here:
-            self._here += 1
-            loop.hold(end_ns)
-        self._thread_free_ns = end_ns
-        self._busy_ns += end_ns - begin_ns
-        return end_ns + half_ns
+            return disk.synced_write(begin_ns, nbytes, grows=grows)
+
+        return self._stand_in_line(_Call(self._env.event(), takes, sync=sync, here=here, **call))
 
     def idle(self) -> bool:
         """No call is under way."""
-        return not self._line and self._thread_free_ns <= self._now()
+        return not self._working
 
-    def stand_in_line(self, call: _Call, end_ns: int) -> Awaitable[None]:
+    def _stand_in_line(self, call: _Call) -> Awaitable[None]:
         """Calls are carried out one after another, as on the one thread of a real directory: nothing of a write is on the disk before
         the one ahead of it, and its sync, have ended."""
         line = self._line
         line.append(call)
-        if len(line) == 1:
-            self._start(call)
-        event = self._env.timeout(end_ns - self._now())
-        assert event.callbacks is not None
-        event.callbacks.append(self._ended)
-        return self._outcome(event, call)
+        if call.here:
+            self._here += 1
+            begin_ns = max(self._now(), self._loop.free_at_ns)
+            end_ns = self._begin(call, begin_ns)
+            self._loop.hold(end_ns)
+            self._working = True
+            call.done = self._env.timeout(end_ns - self._now())
+            assert call.done.callbacks is not None
+            call.done.callbacks.append(self._ended_here)
+        elif not self._working:
+            self._working = True
+            self._env.process(self._thread())
+        return self._outcome(call)
 
-    def _start(self, call: _Call) -> None:
+    def _ended_here(self, _: simpy.Event) -> None:
+        self._ended(self._line[0])
+        self._working = bool(self._line)
+        if self._working:
+            self._env.process(self._thread())
+
+    def _thread(self) -> Generator[simpy.Event, Any, None]:
+        """The disk thread, as long as calls stand in line. It needs the interpreter's lock to begin with one, and to say that it has
+        ended."""
+        env, half_ns = self._env, self._disk.handoff_ns >> 1
+        while self._line:
+            call = self._line[0]
+            if (wait_ns := call.made_ns + half_ns - self._now()) > 0:
+                yield env.timeout(wait_ns)
+            yield from self._loop.lock()
+            end_ns = self._begin(call, self._now())
+            yield env.timeout(end_ns - self._now())
+            self._ended(call)
+            yield from self._loop.lock()
+            told = env.timeout(half_ns)
+            assert told.callbacks is not None
+            told.callbacks.append(partial(_succeed, call.done))
+        self._working = False
+
+    def _begin(self, call: _Call, begin_ns: int) -> int:
+        """Carries the call out; returns when it will have ended."""
         call.carry_out()
-        call.changes = call.inode.changes()
-        self.called()
+        if call.inode is not None:
+            call.changes = call.inode.changes()
+            self.called()
+        end_ns = call.takes(begin_ns) + (self.faults.stall_ns if self.faults is not None else 0)
+        self._busy_ns += end_ns - begin_ns
+        return end_ns
 
-    def _ended(self, _: simpy.Event) -> None:
-        call = self._line.popleft()
-        if call.sync and call.failure is None and self.durable and not (self.faults is not None and self.faults.lying_sync):
+    def _ended(self, call: _Call) -> None:
+        self._line.popleft()
+        lies = self.faults is not None and self.faults.lying_sync
+        if call.sync and call.inode is not None and call.failure is None and self.durable and not lies:
             call.inode.settle(call.changes)
             self.called()
-        if self._line:
-            self._start(self._line[0])
 
-    async def _outcome(self, event: simpy.Event, call: _Call) -> None:
-        await Until(self._loop, event)
+    async def _outcome(self, call: _Call) -> None:
+        await Until(self._loop, call.done)
         if call.sync and self._disk.loop_ns and not call.here:
             self._loop.charge(self._disk.loop_ns)
             await Timer(self._loop, 0)
         if call.failure is not None:
             raise StorageError(call.failure)
-
-    async def written(self, nbytes: int, *, sync: bool, grows: bool) -> None:
-        """Waits as a write would that has nothing to do with the content of files."""
-        await Timer(self._loop, self.begin_write(nbytes, sync=sync, grows=grows) - self._now())
 
     async def _prewritten(self, nbytes: int) -> None:
         """A piece, on a thread of its own: the saves that go on meanwhile do not wait behind it, but for the device."""
@@ -228,10 +269,7 @@ class SimFiles:
         await Timer(self._loop, end_ns - now)
 
     async def has_read(self, nbytes: int) -> None:
-        disk = self._disk
-        now, half_ns = self._now(), disk.handoff_ns >> 1
-        self._thread_free_ns = end_ns = disk.read(max(now + half_ns, self._thread_free_ns), nbytes)
-        await Timer(self._loop, end_ns + half_ns - now)
+        await self._stand_in_line(_Call(self._env.event(), lambda begin_ns: self._disk.read(begin_ns, nbytes)))
 
     def called(self) -> None:
         if self.on_call is not None:
@@ -306,7 +344,7 @@ class SimFiles:
 
     async def sync_directory(self, directory: str = "") -> None:
         changes = self.store.changes()
-        await self.written(0, sync=True, grows=False)
+        await self.write(0, sync=True)
         if failure := self.sync_failure(directory or "."):
             raise StorageError(failure)
         if self.durable and not (self.faults is not None and self.faults.lying_directory):

@@ -296,12 +296,11 @@ class SimKvStores:
         self, before: tuple[simpy.Process | None, ...], cost_ns: int, stall_ns: int, nbytes: int, sync_factor: float | None
     ) -> Generator[simpy.Event, Any, None]:
         disk, loop, env = self._disk, self.loop, self.loop.env
-        if (wait_ns := loop.free_at_ns - env.now) > 0:
-            yield env.timeout(wait_ns)
         yield env.timeout(self.half_ns)
         for other in before:
             if other is not None and other.is_alive:
                 yield other
+        yield from loop.lock()
         yield from self._in_slices(cost_ns)
         now = int(env.now)
         if sync_factor is None:
@@ -311,6 +310,7 @@ class SimKvStores:
         else:
             end_ns = disk.write(now, nbytes)
         yield env.timeout(end_ns + (self.faults.stall_ns if self.faults is not None else 0) - now)
+        yield from loop.lock()
 
     async def open(self, kind: str, name: str) -> KvStore:
         costs = self._costs.get(kind)

@@ -113,13 +113,14 @@ class SimHost:
 
 
 class Loop:
-    """The event loop of one peer; `background_ns` is core time of its other threads."""
+    """The event loop of one peer; `background_ns` is core time of its other threads, which wait for the loop's lock for up to `lock_ns`."""
 
-    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host")
+    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host", "lock_ns")
 
-    def __init__(self, host: SimHost) -> None:
+    def __init__(self, host: SimHost, lock_ns: int = 0) -> None:
         self.env = host.env
         self.host = host
+        self.lock_ns = lock_ns
         self.free_at_ns = 0
         self.busy_ns = 0
         self.background_ns = 0
@@ -169,6 +170,18 @@ class Loop:
         env = self.env
         while (wait := self.free_at_ns - env.now) > 0:
             yield env.timeout(wait)
+
+    def lock(self) -> Generator[simpy.Event, Any, None]:
+        """Waits until another thread gets the interpreter's lock: when the loop sleeps, or has kept it from others for `lock_ns`."""
+        env = self.env
+        until_ns = env.now + self.lock_ns
+        while (now := env.now) < until_ns:
+            if self.free_at_ns > now:
+                yield env.timeout(min(self.free_at_ns, until_ns) - now)
+            else:
+                yield env.timeout(0)  # what the loop's tasks do at this moment comes first
+                if self.free_at_ns <= now:
+                    return
 
 
 class SimFuture:

@@ -30,7 +30,7 @@ class SimPorts:
 
     def __init__(self, world: SimWorld, id: int, *, sync: str = "fdatasync", store: SimStore | None = None) -> None:
         host, disk = world.machine(id)
-        loop = world.shared_loop or Loop(host)
+        loop = world.shared_loop or Loop(host, world.lock_ns)
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
@@ -57,7 +57,8 @@ class SimWorld:
         self._apart = model.hardware.hosts == "each" and transport != "mem"
         self.host, self.disk = self.machine(0)
         self.network = SimNetwork(costs)
-        self.shared_loop = Loop(self.host) if transport == "mem" else None  # that transport has all peers in one process
+        self.lock_ns = int(model.software.lock_us * 1000)
+        self.shared_loop = Loop(self.host, self.lock_ns) if transport == "mem" else None  # that transport has all peers in one process
         self.members: dict[int, Member] = {}
 
     def machine(self, id: int) -> tuple[SimHost, SimDisk]:

@@ -180,6 +180,45 @@ def test_to_hear_of_a_synced_write_costs_the_loop() -> None:
     assert SimBed(costs=costs).run(scenario) == (150_000, 30_000)
 
 
+@pytest.mark.parametrize(("busy_us", "begins_us"), [(0, 10), (5, 10), (300, 300), (8000, 5010)])
+def test_the_disk_thread_needs_the_interpreter_s_lock_to_begin(busy_us: int, begins_us: int) -> None:
+    """It gets it when the loop sleeps, or after `lock_us`."""
+    costs = Disk(sync_us=[100.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=20.0)
+
+    async def scenario(ports: Ports) -> int:
+        file = await ports.files.open("log", create=True)
+        begun_ns = ports.clock.now_ns()
+        write = file.pwritev(0, [b"x"], sync=True)
+        ports.tasks.loop.charge(busy_us * 1000)  # type: ignore[attr-defined]
+        ports.files.on_call = lambda: calls.append(ports.clock.now_ns() - begun_ns)  # type: ignore[attr-defined]
+        await write
+        return begun_ns
+
+    calls: list[int] = []
+    SimBed(costs=costs, lock_us=5000).run(scenario)
+    assert calls[0] == begins_us * 1000
+
+
+def test_the_disk_thread_needs_the_lock_to_say_that_it_has_ended() -> None:
+    """Its sync ends after 110 us, while the loop works until 400: the loop hears of it then."""
+    costs = Disk(sync_us=[100.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=20.0)
+
+    async def scenario(ports: Ports) -> int:
+        file = await ports.files.open("log", create=True, preallocate=1 << 20, prewrite=True)
+        begun_ns = ports.clock.now_ns()
+        write = file.pwritev(0, [b"x"], sync=True)
+
+        async def work() -> None:
+            await ports.clock.sleep_ns(100_000)
+            ports.tasks.loop.charge(300_000)  # type: ignore[attr-defined]
+
+        ports.tasks.spawn(work(), "work")
+        await write
+        return ports.clock.now_ns() - begun_ns
+
+    assert SimBed(costs=costs, lock_us=5000).run(scenario) == 410_000
+
+
 def test_a_write_that_the_loop_does_itself_keeps_it_from_everything_else() -> None:
     """No hand-off, and nothing to hear of; its core time is the loop's."""
     costs = Disk(sync_us=[100.0, 100.0], byte_ns=0.0, write_us=1.0, handoff_us=20.0, loop_us=30.0, cpu_us=15.0)

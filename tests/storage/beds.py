@@ -103,17 +103,19 @@ class SimBed:
         seed: int = 1,
         costs: Disk | None = None,
         kv: dict[str, Kv] | None = None,
+        lock_us: float = 0.0,
     ) -> None:
         self.store = store if store is not None else SimStore()
         self.faults = DiskFaults()
         self._sync = sync
+        self._lock_ns = int(lock_us * 1000)
         self._kv = kv or MODEL.software.kv
         self.env = simpy.Environment(initial_time=0)
         self.host = SimHost(self.env, 2)
         self.disk = SimDisk(self.env, self.host, costs or MODEL.hardware.disk, np.random.default_rng(seed) if seed else Even())
 
     def ports(self) -> Ports:
-        loop = Loop(self.host)
+        loop = Loop(self.host, self._lock_ns)
         ports = _Ports()
         ports.clock = SimClock(loop)
         ports.tasks = SimTasks(loop)
