@@ -41,7 +41,8 @@ from rafttoy.cli.options import grid
 from rafttoy.cli.types import COUNT, DURATION, RATE
 from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, RunError, unknown
 from rafttoy.experiment import validate
-from rafttoy.storage import SYNC_MODES, is_durable
+from rafttoy.ports import SYNC_MODES
+from rafttoy.storage import is_durable
 
 T = TypeVar("T")
 

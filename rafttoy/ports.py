@@ -25,6 +25,7 @@ __all__ = [
     "KV_INLINE_BYTES",
     "KV_PAIR_BYTES",
     "SAVE_HERE_BYTES",
+    "SYNC_MODES",
     "Buffer",
     "Clock",
     "Cpu",
@@ -247,6 +248,9 @@ class KvBuffer:
     def close(self) -> None:
         self.pairs = self.nbytes = self.filled_since_opened = 0
 
+
+SYNC_MODES = ("fdatasync", "dsync", "none")
+"""How durability is had: a write then fdatasync; a write with RWF_DSYNC, one call; or not at all (the kernel's time)."""
 
 SAVE_HERE_BYTES = 4 << 10
 """Up to here a synced write is done on the loop, where the caller has nothing else to do: the disk thread's wake-up and the loop's take

@@ -16,6 +16,7 @@ from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.cli.config import rank, read_config, set_by_user
 from rafttoy.cli.types import COUNT, CPUS, DURATION, PEERS, RATE, SETTINGS, Commas, CpuSet
 from rafttoy.experiment import Cluster, validate
+from rafttoy.ports import SYNC_MODES
 
 __all__ = [
     "Request",
@@ -138,7 +139,7 @@ def component_options(many: bool) -> Decorator[Any]:
 
 sync_option = option(
     "--sync",
-    type=click.Choice(["fdatasync", "dsync", "none"]),
+    type=click.Choice(SYNC_MODES),
     default=_PLAN.sync,
     help="How writes are made durable: fdatasync after, O_DSYNC files, or not at all (figures then say nothing about disks).",
 )

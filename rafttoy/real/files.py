@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
-from rafttoy.ports import SAVE_HERE_BYTES, Buffer
+from rafttoy.ports import SAVE_HERE_BYTES, SYNC_MODES, Buffer
 from rafttoy.real.runtime import BusyPoll, RealTasks
 
-__all__ = ["SYNC_MODES", "DiskThread", "RealFile", "RealFiles", "device_bytes"]
+__all__ = ["DiskThread", "RealFile", "RealFiles", "device_bytes"]
 
 T = TypeVar("T")
-
-SYNC_MODES = ("fdatasync", "dsync", "none")
-"""How durability is had: a write then fdatasync; a write with RWF_DSYNC, one call; or not at all (the kernel's time)."""
 
 _LOCK = "LOCK"
 _IOV_MAX = 1024

@@ -1,8 +1,8 @@
 """The model of one device: what a write, a sync and a read cost, and how they get in each other's way.
 
-A synced write costs: the hand-off to the disk thread and back; a sync drawn from the model's quantiles, times the factor for how many
-are at the device at once; what its bytes beyond the first 4 KiB add, one after another on the device; and what growing a file adds.
-Its core time is the host's, not the loop's. Everything is computed when the call is made: one event a call.
+A synced write costs: a sync drawn from the model's quantiles, times the factor for how many are at the device at once; what its bytes
+beyond the first 4 KiB add, one after another on the device; and what growing a file adds. Its core time is the host's, not the loop's.
+Everything is computed when a call begins. The disk threads, with their hand-offs, are in `rafttoy.sim.files`.
 """
 
 from __future__ import annotations

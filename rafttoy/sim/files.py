@@ -167,9 +167,19 @@ class SimFiles:
 
     # --- for the files ---
 
-    def write(self, nbytes: int, *, sync: bool = False, grows: bool = False, here: bool = False, **call: Any) -> Awaitable[None]:
-        """A write of `nbytes`, and its sync. One that is done `here` is the loop's own, which does nothing else until it ends. `call` is
-        more of a `_Call`."""
+    def write(
+        self,
+        nbytes: int,
+        *,
+        sync: bool = False,
+        grows: bool = False,
+        here: bool = False,
+        carry_out: Callable[[], None] = _nothing,
+        inode: Inode | None = None,
+        failure: str | None = None,
+    ) -> Awaitable[None]:
+        """A write of `nbytes`, and its sync. One that is done `here` is the loop's own, which does nothing else until it ends. Raises
+        StorageError with `failure`, if that is one."""
 
         def takes(begin_ns: int) -> int:
             disk, loop = self._disk, self._loop
@@ -184,7 +194,8 @@ class SimFiles:
                 self._cpu_ns += cpu_ns
             return disk.synced_write(begin_ns, nbytes, grows=grows)
 
-        return self._stand_in_line(_Call(self._env.event(), takes, sync=sync, here=here, **call))
+        done = self._env.event()
+        return self._stand_in_line(_Call(done, takes, carry_out=carry_out, inode=inode, failure=failure, sync=sync, here=here))
 
     def idle(self) -> bool:
         """No call is under way."""

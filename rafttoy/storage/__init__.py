@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rafttoy.errors import ConfigError, unknown
-from rafttoy.ports import Ports
+from rafttoy.ports import SYNC_MODES, Ports
 from rafttoy.storage import etcdwal, filewal
 from rafttoy.storage.api import Engine, Recovered, Save, Storage, Wal, WalState
 from rafttoy.storage.engine import KvEngine, Store
@@ -26,7 +26,6 @@ from rafttoy.storage.split import LogStorage
 __all__ = [
     "ENGINES",
     "STORAGES",
-    "SYNC_MODES",
     "WALS",
     "Engine",
     "Identity",
@@ -42,9 +41,6 @@ __all__ = [
     "parse_wal",
     "wal_delay_ns",
 ]
-
-SYNC_MODES = ("fdatasync", "dsync", "none")
-"""How durability is had; see `rafttoy.real.files`."""
 
 
 @dataclass(frozen=True, slots=True)
