@@ -323,7 +323,7 @@ class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                        (without: all take the mean)
     lock_us            for how long at most a busy loop keeps the threads beside it from beginning and from saying that they have ended:
                        CPython's lock (`sys.getswitchinterval`); 0 where there is none. async-storage on files, whose loop never waits for
-                       its saves, was 27 % and 40 % too fast with 16 and 128 proposals in flight without, 18 and 29 with"""
+                       its saves, was 27 % and 40 % too fast with 16 and 128 proposals in flight without, 15 and 27 with"""
 
     stages: dict[str, Linear]
     kv: dict[str, Kv]
