@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import numpy as np
 import pytest
 
-from rafttoy.analysis.calibrate import fit, training_cells
+from rafttoy.analysis.calibrate import _lock_us, fit, training_cells
 from rafttoy.analysis.costs import fit_rows, fit_store
 from rafttoy.analysis.fits import beside_ns, cuts_flush, flushed, loop_beside_stages, typical
 from rafttoy.analysis.waits import save_us, with_delays, with_pace, with_saves
@@ -206,6 +208,12 @@ def test_whole_buffers_are_flushed_or_all_as_it_comes() -> None:
     assert pairs == pytest.approx(KV_BUFFER_BYTES / (256 + KV_PAIR_BYTES))
     assert nbytes == pytest.approx(256 * pairs)
     assert flushed("leveldb", Kv(write=Linear()), report) == (100_000, 25_600_000)
+
+
+@pytest.mark.parametrize(("enabled", "lock_us"), [(True, sys.getswitchinterval() * 1e6), (False, 0.0)])
+def test_a_model_of_an_interpreter_has_its_lock(monkeypatch: pytest.MonkeyPatch, enabled: bool, lock_us: float) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)
+    assert _lock_us() == pytest.approx(lock_us)
 
 
 def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]]) -> None:
