@@ -45,7 +45,7 @@ class Change(NamedTuple):
     what: str
     before: Cell
     after: Cell
-    cpus: tuple[tuple[int, ...], ...] = ()
+    cpus: tuple[tuple[int, ...], ...] | None = None
     settings: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ def measure(change: Change, plan: Plan, data_dir: Path | None) -> tuple[float, f
     """Throughput of one round, without the change and with it."""
     rates = {}
     for changed in (False, True) if plan.seed % 2 else (True, False):
-        cell, cpus = (change.after, change.cpus) if changed else (change.before, ())
+        cell, cpus = (change.after, change.cpus) if changed else (change.before, None)
         (result,) = run_grid("real", [cell], plan, data_dir=data_dir, cpus=cpus, say=note)
         rates[changed] = result.ops_per_s
     return rates[False], rates[True]

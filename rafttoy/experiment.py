@@ -134,7 +134,7 @@ def run_grid(
     cluster: Cluster | None = None,
     keep: bool = False,
     fresh: bool = False,
-    cpus: Sequence[Sequence[int]] = (),
+    cpus: Sequence[Sequence[int]] | None = None,
     profile: Path | None = None,
     flags: Mapping[str, str] | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -145,7 +145,8 @@ def run_grid(
     """Runs every cell `count` times in `world` ("real" or "sim"), seeds plan.seed, plan.seed + 1, … ; results as they come.
 
     With `keep` real peers keep their data in `data_dir`, and the first run goes on where the last one there ended (`fresh`: not).
-    `cpus` are sets of processors that peers 1, 2, … are pinned to, round and round (of a `cluster`: the first, the leader). `profile` is a
+    `cpus` are sets of processors that peers 1, 2, … are pinned to, round and round (of a `cluster`: the first, the leader); without
+    it peers on this host have their event loops placed (`run_local`). `profile` is a
     file for what the leader does in the measured time. `say` is told what a person should know (a peer that died). Raises RunError,
     PeerError, StorageError or CheckFailed when a run fails; results handed to `on_result` before stand."""
     assert world in WORLDS
@@ -156,7 +157,7 @@ def run_grid(
     if world == "real" and plan.sync != "none" and any(is_durable(cell.storage, cell.wal) for cell in cells):
         report = _check_sync(data_dir)
         made["disk"], doubts = msgspec.to_builtins(report), report.doubts
-    pinned = {cpu for each in cpus for cpu in each} if cluster is None else set()
+    pinned = {cpu for each in cpus or () for cpu in each} if cluster is None else set()
     host = _Host(len(pinned) or cores(model), _apart(model, cluster))
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []

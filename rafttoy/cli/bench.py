@@ -94,7 +94,7 @@ def command(
             verbose=request.verbose,
             keep=keep,
             fresh=fresh,
-            cpus=cpus or (),
+            cpus=cpus,
             profile=profile,
         )
     check_verified(rows.results)

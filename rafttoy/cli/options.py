@@ -156,7 +156,8 @@ cpus_option = option(
     "--cpus",
     type=CPUS,
     metavar="SET,…",
-    help="Processors that peers 1, 2, … are pinned to, round and round: 0,1 or 0-1,2+3.",
+    help="Processors that peers 1, 2, … are pinned to, round and round: 0,1 or 0-1,2+3; any: not pinned. Without it the event loops of "
+    "peers on this host are, the leader's to a processor of its own.",
 )
 busy_poll_option = option(
     "--busy-poll",

@@ -78,7 +78,7 @@ def command(
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
     plan = Plan(sync=sync, connect_seconds=connect_timeout, busy_poll=busy_poll)
     validate(cell, plan)
-    if cpus is not None:
+    if cpus:
         check_cpus(cpus, 1)
         os.sched_setaffinity(0, cpus[0])
     recorded = serve_peer(

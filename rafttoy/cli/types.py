@@ -89,20 +89,22 @@ class CpuSet(tuple[int, ...]):
 
 
 class Cpus(click.ParamType[tuple[CpuSet, ...], Any]):
-    """`0,1,2-3+5` → a set for each peer: ranges as taskset has them, `+` between the parts of a set."""
+    """`0,1,2-3+5` → a set for each peer: ranges as taskset has them, `+` between the parts of a set. `any` → no set."""
 
     name = "SET,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[CpuSet, ...]:
         if isinstance(value, tuple):
             return value
+        if value == "any":
+            return ()
         sets = []
         for text in value.split(","):
             cpus: set[int] = set()
             for part in text.strip().split("+"):
                 match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
                 if match is None:
-                    self.fail(f"{text!r} is no set of processors: numbers and ranges, as in 0, 2-3 or 0+2-3", param, ctx)
+                    self.fail(f"{text!r} is no set of processors: numbers and ranges, as in 0, 2-3 or 0+2-3 (or any)", param, ctx)
                 cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
             if not cpus:
                 self.fail(f"{text!r} has no processor in it", param, ctx)

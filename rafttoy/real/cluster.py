@@ -23,6 +23,7 @@ import msgspec
 
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import RafttoyError, RunError, StorageError
+from rafttoy.ports import core_of
 from rafttoy.real.node import Event, Failed, Job, Lead, Listening, Log, Measured, Moved
 from rafttoy.run import Measurement
 
@@ -157,6 +158,12 @@ class _Group:
         self._selector.close()
 
 
+def _loop_cpu(id: int) -> int:
+    """The processor for the event loop of peer `id`; -1 where the system cannot be told."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return allowed[core_of(id, len(allowed))] if allowed else -1
+
+
 @contextlib.contextmanager
 def _directories(data_dir: Path | None, *, keep: bool = False) -> Iterator[tuple[Path, Path]]:
     """(where peers keep their data, where their last words go). Both are of this run and go with it, but for a `data_dir` to keep.
@@ -187,14 +194,15 @@ def run_local(
     keep: bool = False,
     fresh: bool = False,
     ack_log: Path | None = None,
-    cpus: Sequence[Sequence[int]] = (),
+    cpus: Sequence[Sequence[int]] | None = None,
     harness: bool = False,
     profile: Path | None = None,
 ) -> None:
     """Runs cells of one configuration on peers that are processes on loopback; measurements as they come, by position in `runs`.
 
     The peers serve all of `runs` without a restart. With `keep`, they keep their data in `data_dir`, and the first run resumes the
-    group that is there, unless `fresh` forgets it. `cpus` are sets that peers 1, 2, … are pinned to, round and round. With `harness` the
+    group that is there, unless `fresh` forgets it. `cpus` are sets that peers 1, 2, … are pinned to, round and round
+    (none: nobody is); without it each event loop has a processor (`_loop_cpu`). With `harness` the
     leader also measures how fast its client is by itself; `profile` is a file for what it does meanwhile (`rafttoy.real.profile`). Raises
     RunError or StorageError when a run fails; what was handed over stands."""
     cell = runs[0][0]
@@ -222,6 +230,7 @@ def run_local(
                     ack_log=str(ack_log) if ack_log is not None else "",
                     harness=harness,
                     profile=str(profile.absolute()) if profile is not None else "",
+                    loop_cpu=-1 if in_process or cpus is not None else _loop_cpu(id),
                 )
                 group.add(_Child(job, words / f"peer-{id}.err", cpus[(id - 1) % len(cpus)] if cpus else ()))
             _watch(group, len(runs), 1 if in_process else cell.nodes, on_measured, progress)
@@ -241,7 +250,7 @@ def drive_cluster(
     verbose: bool = False,
     keep: bool = False,
     fresh: bool = False,
-    cpus: Sequence[Sequence[int]] = (),
+    cpus: Sequence[Sequence[int]] | None = None,
     harness: bool = False,
     profile: Path | None = None,
 ) -> None:

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,12 +52,13 @@ def device_bytes(path: Path) -> int:
 
 
 class DiskThread:
-    """Carries out blocking calls one after another. Starts with the first, ends with `stop` or the process. `poll`, which keeps the
-    loop awake, lets it sleep meanwhile."""
+    """Carries out blocking calls one after another, on any of `cpus` if they are given. Starts with the first, ends with `stop` or the
+    process. `poll`, which keeps the loop awake, lets it sleep meanwhile."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, poll: BusyPoll | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, poll: BusyPoll | None = None, cpus: Collection[int] = ()) -> None:
         self._loop = loop
         self._poll = poll
+        self._cpus = cpus
         self._jobs: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._started = False
@@ -81,6 +82,8 @@ class DiskThread:
         return future
 
     def _work(self) -> None:
+        if self._cpus:  # else they are those of the loop, which started this thread
+            os.sched_setaffinity(0, self._cpus)
         take, deliver, clock = self._jobs.get, self._loop.call_soon_threadsafe, time.perf_counter_ns
         calls = 0
         while (job := take()) is not None:
@@ -246,9 +249,9 @@ class RealFiles:
             raise ConfigError(f"--sync {sync}: one of {', '.join(SYNC_MODES)}")
         self._root = root
         self._sync = sync
-        self._disk = DiskThread(tasks.loop, "rafttoy-disk", tasks.poll)
+        self._disk = DiskThread(tasks.loop, "rafttoy-disk", tasks.poll, tasks.cpus)
         self._device = _Device(self._disk)
-        self._helper = DiskThread(tasks.loop, "rafttoy-prewrite")
+        self._helper = DiskThread(tasks.loop, "rafttoy-prewrite", cpus=tasks.cpus)
         self._lock_fd = -1
         self._made = False
 

@@ -275,7 +275,7 @@ class RealKvStores:
     def __init__(self, root: Path, tasks: RealTasks, cpu: RealCpu) -> None:
         self._root = root
         self._loop: asyncio.AbstractEventLoop = tasks.loop
-        self._poll = tasks.poll
+        self._poll, self._cpus = tasks.poll, tasks.cpus
         self._cpu = cpu
         self._buffers: list[KvBuffer] = []  # of every store that was opened
 
@@ -293,7 +293,7 @@ class RealKvStores:
         if not installed(kind):
             raise ConfigError(f"{kind} needs the package {_MODULES[kind]}: pip install 'rafttoy[{kind}]'")
         path = str(self._root / name)
-        thread = DiskThread(self._loop, f"rafttoy-{kind}", self._poll)
+        thread = DiskThread(self._loop, f"rafttoy-{kind}", self._poll, self._cpus)
         maker, failures = _maker(kind)
         try:
             native = await thread.submit(_make, maker, path)
@@ -308,7 +308,7 @@ class RealKvStores:
         path = self._root / name
         if kind == "dict" or not path.exists():
             return
-        thread = DiskThread(self._loop, "rafttoy-destroy")
+        thread = DiskThread(self._loop, "rafttoy-destroy", cpus=self._cpus)
         try:
             await thread.submit(shutil.rmtree, path)
         except OSError as error:

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from rafttoy.real.memory import MemoryLinks, MemoryNetwork
 from rafttoy.real.profile import make_profiler
 from rafttoy.real.runtime import BusyPoll, RealClock, RealCpu, RealTasks
 from rafttoy.run import Measurement, run_cell
+from rafttoy.storage import is_durable
 from rafttoy.wire import Epoch
 
 __all__ = ["LINKS", "Event", "Failed", "Job", "Lead", "Listening", "Log", "Measured", "Moved", "RealPorts", "run_node", "start_loop"]
@@ -53,6 +54,7 @@ class Job(msgspec.Struct, frozen=True):
     fresh     forget what the data directory holds
     resume    the first run goes on with the epoch that the data directory holds, if any
     ack_log   a file: acknowledged runs are appended to it as they happen, and those that it held are verified
+    loop_cpu  the processor that the event loop is pinned to, if not -1; disk threads are not
     """
 
     id: int
@@ -68,6 +70,7 @@ class Job(msgspec.Struct, frozen=True):
     ack_log: str = ""
     harness: bool = False
     profile: str = ""
+    loop_cpu: int = -1
 
 
 class Listening(msgspec.Struct, frozen=True, tag="listening"):
@@ -124,11 +127,12 @@ class RealPorts:
         plan: Plan,
         *,
         poll: BusyPoll | None = None,
+        cpus: Collection[int] = (),
         files: Callable[..., Any] = RealFiles,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.clock = RealClock()
-        self.tasks = RealTasks(loop, poll)
+        self.tasks = RealTasks(loop, poll, cpus)
         self.cpu = RealCpu(poll)
         self.files = files(root, self.tasks, plan.sync)
         self.kv = RealKvStores(root, self.tasks, self.cpu)
@@ -151,7 +155,11 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
     by_reference = job.cell.transport == "mem"
     network = MemoryNetwork()
     polls = job.plan.busy_poll == "all" or (job.plan.busy_poll == "leader" and job.lead is not None)
-    poll = BusyPoll(asyncio.get_running_loop()) if polls else None
+    poll = BusyPoll(asyncio.get_running_loop(), yields=is_durable(job.cell.storage, job.cell.wal)) if polls else None
+    cpus: Collection[int] = ()
+    if job.loop_cpu >= 0:
+        cpus = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {job.loop_cpu})  # of this thread alone
     members = []
     for id in range(1, job.cell.nodes + 1) if by_reference else (job.id,):
         links: Links = (
@@ -162,7 +170,7 @@ async def run_node(job: Job, emit: Callable[[Event], None], stop: asyncio.Event)
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"data directory {root}: {error.strerror}") from None
-        ports = RealPorts(id, root, links, job.plan, poll=poll)
+        ports = RealPorts(id, root, links, job.plan, poll=poll, cpus=cpus)
         nodes = job.cell.nodes if by_reference else len(job.addresses)
         members.append(
             Member(

@@ -323,7 +323,8 @@ class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                        (without: all take the mean)
     lock_us            for how long at most a busy loop keeps the threads beside it from beginning and from saying that they have ended:
                        CPython's lock (`sys.getswitchinterval`); 0 where there is none. async-storage on files, whose loop never waits for
-                       its saves, was 27 % and 40 % too fast with 16 and 128 proposals in flight without, 15 and 27 with"""
+                       its saves, was 27 % and 40 % too fast with 16 and 128 proposals in flight without, 15 and 27 with
+    placed             whether the event loops of peers that share a host keep to cores, as those of `rafttoy bench` do (`core_of`)"""
 
     stages: dict[str, Linear]
     kv: dict[str, Kv]
@@ -331,6 +332,7 @@ class Software(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spread: list[Factor] = msgspec.field(default_factory=list)
     spread_percent: list[Percent] = msgspec.field(default_factory=list)
     lock_us: Cost = 0.0
+    placed: bool = False
 
     def __post_init__(self) -> None:
         if self.spread or self.spread_percent:

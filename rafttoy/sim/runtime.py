@@ -95,12 +95,12 @@ class SimHost:
         self.busy_ns = 0
         self.last_core = 0
 
-    def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1, *, sticky: bool = False) -> int:
+    def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1, *, sticky: bool = False, pinned: bool = False) -> int:
         """Takes `core` if it is free at `earliest_ns` exactly (work that goes on there), else the one that is free first, from
-        `earliest_ns` on. With `sticky`, where none is idle, `core` all the same. Returns when the work ends; `last_core` is where it
-        was done."""
+        `earliest_ns` on. With `sticky`, where none is idle, `core` all the same; with `pinned` always. Returns when the work ends;
+        `last_core` is where it was done."""
         free = self.free_at_ns
-        if core < 0 or (free[core] != earliest_ns and (min(free) <= earliest_ns or not sticky)):
+        if core < 0 or (not pinned and free[core] != earliest_ns and (min(free) <= earliest_ns or not sticky)):
             core = free.index(min(free))
         begin = max(free[core], earliest_ns)
         if self._pace is not None:
@@ -113,24 +113,26 @@ class SimHost:
 
 
 class Loop:
-    """The event loop of one peer; `background_ns` is core time of its other threads, which wait for the loop's lock for up to `lock_ns`."""
+    """The event loop of one peer, which keeps to `core` if it is given; `background_ns` is core time of its other threads, which wait for
+    the loop's lock for up to `lock_ns`."""
 
-    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host", "lock_ns")
+    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host", "lock_ns", "pinned")
 
-    def __init__(self, host: SimHost, lock_ns: int = 0) -> None:
+    def __init__(self, host: SimHost, lock_ns: int = 0, core: int = -1) -> None:
         self.env = host.env
         self.host = host
         self.lock_ns = lock_ns
         self.free_at_ns = 0
         self.busy_ns = 0
         self.background_ns = 0
-        self.core = -1
+        self.core = core
+        self.pinned = core >= 0
 
     def charge_background(self, duration_ns: int) -> int:
-        """Core time beside the loop (a disk or transport thread, the kernel); returns when it ends."""
+        """Core time of a transport's threads beside the loop, on its core if it keeps to one; returns when it ends."""
         now: int = self.env.now  # type: ignore[assignment]
         self.background_ns += duration_ns
-        return self.host.reserve(now, duration_ns)
+        return self.host.reserve(now, duration_ns, self.core if self.pinned else -1, pinned=self.pinned)
 
     def charge(self, duration_ns: int) -> None:
         """Reserves the loop and a core for `duration_ns`, behind what is reserved already."""
@@ -138,9 +140,9 @@ class Loop:
         first_ns = min(duration_ns, SLICE_NS)
         rest_ns = duration_ns - first_ns
         if self.free_at_ns > now:
-            self.free_at_ns = self.host.reserve(self.free_at_ns, first_ns, self.core)
+            self.free_at_ns = self.host.reserve(self.free_at_ns, first_ns, self.core, pinned=self.pinned)
         else:
-            self.free_at_ns = self.host.reserve(now, first_ns, self.core, sticky=True)
+            self.free_at_ns = self.host.reserve(now, first_ns, self.core, sticky=True, pinned=self.pinned)
         self.core = self.host.last_core
         self.busy_ns += duration_ns
         if rest_ns:
@@ -159,7 +161,7 @@ class Loop:
             yield env.timeout(at_ns - env.now)
             piece_ns = min(rest_ns, SLICE_NS)
             rest_ns -= piece_ns
-            at_ns = host.reserve(at_ns, piece_ns, self.core)
+            at_ns = host.reserve(at_ns, piece_ns, self.core, pinned=self.pinned)
             self.core = host.last_core
             late_ns = at_ns + rest_ns - expected_ns
             self.free_at_ns += late_ns

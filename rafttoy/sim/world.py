@@ -10,6 +10,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError
 from rafttoy.member import Member
 from rafttoy.peer import RaftOptions
+from rafttoy.ports import core_of
 from rafttoy.proposal import KEY_BYTES
 from rafttoy.randomness import SeededRandomness
 from rafttoy.run import Measurement, run_cell
@@ -30,7 +31,7 @@ class SimPorts:
 
     def __init__(self, world: SimWorld, id: int, *, sync: str = "fdatasync", store: SimStore | None = None) -> None:
         host, disk = world.machine(id)
-        loop = world.shared_loop or Loop(host, world.lock_ns)
+        loop = world.shared_loop or Loop(host, world.lock_ns, world.core(id))
         self.loop = loop
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
@@ -60,6 +61,10 @@ class SimWorld:
         self.lock_ns = int(model.software.lock_us * 1000)
         self.shared_loop = Loop(self.host, self.lock_ns) if transport == "mem" else None  # that transport has all peers in one process
         self.members: dict[int, Member] = {}
+
+    def core(self, id: int) -> int:
+        """The core that the loop of a peer keeps to; -1: none."""
+        return core_of(id, self.model.hardware.cores) if self.model.software.placed and not self._apart else -1
 
     def machine(self, id: int) -> tuple[SimHost, SimDisk]:
         """(host, disk) of a peer; those of 0 are everyone's where peers share one."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import simpy
 
+from rafttoy.ports import core_of
 from rafttoy.real.runtime import RealCpu
 from rafttoy.sim.model import Disk, Hardware, Interruptions, Linear, Meta, Model, Software
 from rafttoy.sim.runtime import Loop, Pace, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
@@ -53,8 +54,8 @@ class Host:
         self.host = SimHost(self.env, cores)
         self.model = make_model(cores, **stages)
 
-    def peer(self) -> tuple[Loop, SimCpu, SimTasks]:
-        loop = Loop(self.host)
+    def peer(self, core: int = -1) -> tuple[Loop, SimCpu, SimTasks]:
+        loop = Loop(self.host, core=core)
         return loop, SimCpu(loop, self.model), SimTasks(loop)
 
     def run(self, *mains: Coroutine[Any, Any, None]) -> int:
@@ -210,6 +211,38 @@ def test_a_woken_task_waits_for_its_loop() -> None:
 
     host.run(waiter(), sleeper(), main())
     assert woken == [50 * US, 50 * US]
+
+
+@pytest.mark.parametrize(("second", "ends"), [(-1, 30 * US), (1, 30 * US), (0, 60 * US)])
+def test_a_loop_that_keeps_to_a_core_waits_for_it(second: int, ends: int) -> None:
+    host = Host(2, work=Linear(fixed_us=10.0))
+    peers = [host.peer(0), host.peer(second)]
+
+    async def main(cpu: SimCpu) -> None:
+        stage = cpu.stage("work")
+        for _ in range(3):
+            await stage.done(stage.start())
+
+    assert host.run(*(main(cpu) for _, cpu, _ in peers)) == ends
+    assert host.host.busy_ns == 60 * US
+
+
+def test_what_a_transport_does_beside_a_loop_that_keeps_to_a_core_takes_that_core() -> None:
+    host = Host(2, work=Linear(fixed_us=10.0))
+    loop, cpu, _ = host.peer(1)
+
+    async def main() -> None:
+        assert loop.charge_background(30 * US) == 30 * US
+        stage = cpu.stage("work")
+        await stage.done(stage.start())
+
+    assert host.run(main()) == 40 * US
+    assert host.host.free_at_ns == [0, 40 * US]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 1, 1, 1]), (3, [0, 1, 2, 1, 2]), (8, [0, 1, 2, 3, 4])])
+def test_the_leader_has_a_core_of_its_own_where_there_are_two(cores: int, expected: list[int]) -> None:
+    assert [core_of(id, cores) for id in range(1, 6)] == expected
 
 
 def test_background_work_takes_a_core_but_not_the_loop() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pstats
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from rafttoy import experiment
 from rafttoy.cell import Plan
 from rafttoy.cli.main import run
 from rafttoy.experiment import run_grid
+from rafttoy.ports import core_of
 from tests.real.processes import Run, Started, cell_of
 
 pytestmark = pytest.mark.real
@@ -39,7 +41,9 @@ def test_a_result_that_is_too_near_the_instruments_own_is_told_of(
     out, err = capfd.readouterr()
     row = json.loads(out)
     assert row["harness_ops_per_s"] > row["ops_per_s"]
-    assert f"instrument-bound: with nothing behind it the client reaches {row['harness_ops_per_s']:,.0f} ops/s" in err
+    told = re.search(r"instrument-bound: with nothing behind it the client reaches ([0-9,]+) ops/s", err)
+    assert told is not None
+    assert int(told[1].replace(",", "")) == pytest.approx(row["harness_ops_per_s"], abs=1)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "grpc"])
@@ -55,6 +59,32 @@ def test_peers_are_pinned_with_all_their_threads_round_and_round(group: Run, sta
     (measured,) = group.run(cell_of(transport=transport, wal="file"), QUICK, cpus=[[first], [last]])
     assert measured.ops > 0
     assert seen == {1: {frozenset({first})}, 2: {frozenset({last})}, 3: {frozenset({first})}}
+
+
+def test_left_alone_each_loop_has_its_core_and_disk_threads_have_any(group: Run, started: Started) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    loops: dict[int, set[int]] = {}
+    others: list[set[int]] = []
+
+    def look() -> None:
+        for peer, pid in started.peers().items():
+            cpus = threads(pid)
+            loops[peer] = cpus.pop(str(pid))
+            others.extend(cpus.values())
+
+    group.when(0.3, look)
+    (measured,) = group.run(cell_of(wal="file"), QUICK)
+    assert measured.ops > 0
+    assert loops == {peer: {allowed[core_of(peer, len(allowed))]} for peer in (1, 2, 3)}
+    assert others.count(set(allowed)) >= 3 * 2  # beside that of the disk one that waits for the parent's end
+
+
+def test_pinned_to_any_they_are_not_pinned(group: Run, started: Started) -> None:
+    seen: list[set[int]] = []
+    group.when(0.3, lambda: seen.extend(cpus for pid in started.peers().values() for cpus in threads(pid).values()))
+    group.run(cell_of(wal="file"), QUICK, cpus=())
+    assert seen
+    assert all(cpus == os.sched_getaffinity(0) for cpus in seen)
 
 
 def test_cores_are_those_that_peers_are_pinned_to(scratch: Path) -> None:
