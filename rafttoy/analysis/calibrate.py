@@ -20,7 +20,7 @@ import numpy as np
 from rafttoy.analysis.costs import SPREAD_PERCENT, fit_links, fit_software, fit_spread, with_background, with_cpu
 from rafttoy.analysis.fits import Fit, fits_of, put_bytes, typical, with_calibrated
 from rafttoy.analysis.probe import probe_disk, probe_interruptions
-from rafttoy.analysis.waits import LEARNT_PIPELINE, groups_of, with_delays, with_groups, with_pace, with_saves, with_stalls
+from rafttoy.analysis.waits import LEARNT_PIPELINE, groups_of, side_by_side, with_delays, with_groups, with_pace, with_saves, with_stalls
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.run import Measurement
@@ -172,8 +172,8 @@ def _mean(structs: Sequence[S]) -> S:
 
 
 def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions: Interruptions | None = None) -> Model:
-    """The model that explains the training runs best. CPU costs are of all of them; what is fitted by simulating a cell is of its run of
-    median throughput."""
+    """The model that explains the training runs best. CPU costs are of all of them; what is fitted by simulating a cell is a
+    median of its runs."""
     once = typical(training)
     reports = [report for _, measurement in training for report in measurement.reports.values()]
     stages, kv = fit_software(reports)
@@ -193,11 +193,12 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else [], lock_us=_lock_us(), placed=True),
     )
     model = with_groups(model, {name: _fit_group(model, training, name) for name in groups_of(training)})
-    for _ in range(2):  # each waits for the others
-        model = with_delays(model, once)
-        model = with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)])
-        model = with_stalls(model, once)
-    return with_pace(model, training)
+    with side_by_side(min(cores(None), len(once))) as simulate:
+        for _ in range(2):  # each waits for the others
+            model = with_delays(model, training, simulate)
+            model = with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)], simulate)
+            model = with_stalls(model, training, simulate)
+        return with_pace(model, training, simulate)
 
 
 def _lock_us() -> float:

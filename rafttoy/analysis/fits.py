@@ -49,12 +49,17 @@ pairs of 100,000)."""
 _MOMENTS = (np.arange(32) + 0.5) / 32
 
 
-def typical(training: Training) -> list[tuple[Cell, Measurement]]:
-    """Of each cell the run of median throughput (of an even number, the slower one of the two)."""
+def runs_of(training: Training) -> dict[Cell, list[Measurement]]:
+    """All of each cell."""
     runs: dict[Cell, list[Measurement]] = {}
     for cell, measured in training:
         runs.setdefault(cell, []).append(measured)
-    return [(cell, sorted(of, key=lambda m: m.ops / m.seconds)[(len(of) - 1) // 2]) for cell, of in runs.items()]
+    return runs
+
+
+def typical(training: Training) -> list[tuple[Cell, Measurement]]:
+    """Of each cell the run of median throughput (of an even number, the slower one of the two)."""
+    return [(cell, sorted(of, key=lambda m: m.ops / m.seconds)[(len(of) - 1) // 2]) for cell, of in runs_of(training).items()]
 
 
 class Fit(msgspec.Struct, frozen=True):

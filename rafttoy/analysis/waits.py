@@ -8,15 +8,19 @@ write is put down to their flushes, and how far the slowest proposals are from t
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from rafttoy.analysis.fits import put_bytes, typical
+from rafttoy.analysis.fits import put_bytes, runs_of, typical
 from rafttoy.cell import Cell, Plan
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
@@ -24,7 +28,17 @@ from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, DiskUse, Model, interpolated
 from rafttoy.worlds import run_sim
 
-__all__ = ["LEARNT_PIPELINE", "groups_of", "save_us", "with_delays", "with_groups", "with_pace", "with_saves", "with_stalls"]
+__all__ = [
+    "LEARNT_PIPELINE",
+    "groups_of",
+    "save_us",
+    "side_by_side",
+    "with_delays",
+    "with_groups",
+    "with_pace",
+    "with_saves",
+    "with_stalls",
+]
 
 LEARNT_PIPELINE = "parallel-append"
 """That of the training cells, where nothing is said about it."""
@@ -54,6 +68,27 @@ _SLOWEST_OF_PACE = 1.3
 fewer proposals in the slow ones."""
 
 
+Simulate = Callable[[Sequence[tuple[Cell, Plan, Model]]], list[Measurement]]
+
+
+def one_by_one(runs: Sequence[tuple[Cell, Plan, Model]]) -> list[Measurement]:
+    return [run_sim(cell, plan, model) for cell, plan, model in runs]
+
+
+@contextlib.contextmanager
+def side_by_side(workers: int) -> Iterator[Simulate]:
+    """Simulates on so many processes, with the same results in the same order."""
+    if workers < 2:
+        yield one_by_one
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield lambda runs: list(pool.map(_simulated, runs))
+
+
+def _simulated(run: tuple[Cell, Plan, Model]) -> Measurement:
+    return run_sim(*run)
+
+
 def groups_of(training: Sequence[tuple[Cell, Any]]) -> list[str]:
     return list(dict.fromkeys(cell.group_name() for cell, _ in training))
 
@@ -62,11 +97,24 @@ def with_groups(model: Model, groups: dict[str, Costs]) -> Model:
     return msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, groups=groups))
 
 
-def with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+def with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]], simulate: Simulate = one_by_one) -> Model:
     """The model with delays of links such that the two cells of lowest concurrency of each group take as long as measured in the median, on
     average (a proposal crosses the link twice): a link's delay is that of its quickest group, and what others add is theirs."""
-    delays = {name: _delay_us(model, name, training) for name in groups_of(training)}
     groups = dict(model.software.groups)
+    taken_ns = {cell: statistics.median(m.latency.p50 for m in own) for cell, own in runs_of(training).items()}
+    fewest: dict[str, list[Cell]] = {}
+    delays: dict[str, float] = {}
+    for name in groups_of(training):
+        learnt = [cell for cell in taken_ns if cell.group_name() == name and cell.pipeline == LEARNT_PIPELINE]
+        fewest[name] = sorted(learnt, key=lambda cell: cell.conc)[:2]
+        transport = name.rpartition(" ")[2]
+        delays[name] = model.hardware.links[transport].delay_us + groups[name].links[transport].late_us
+    for _ in range(_DELAY_STEPS):
+        runs = [(cell, _SIMULATED, _delayed(model, name, delays[name])) for name, few in fewest.items() for cell in few]
+        simulated = iter(simulate(runs))
+        for name, few in fewest.items():
+            missing_us = statistics.fmean(taken_ns[cell] - next(simulated).latency.p50 for cell in few) / 1e3
+            delays[name] = max(0.0, delays[name] + missing_us / 2)
     for transport in model.hardware.links:
         own = {name: delay_us for name, delay_us in delays.items() if name.rpartition(" ")[2] == transport}
         quickest_us = round(min(own.values()), 2)
@@ -76,17 +124,10 @@ def with_delays(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> M
     return with_groups(model, groups)
 
 
-def _delay_us(model: Model, group: str, training: Sequence[tuple[Cell, Measurement]]) -> float:
-    """What the delay of a group's link has to be."""
-    transport = group.rpartition(" ")[2]
-    own = [(c, m) for c, m in training if c.group_name() == group and c.pipeline == LEARNT_PIPELINE]
-    fewest = sorted(own, key=lambda pair: pair[0].conc)[:2]
-    costs = model.software.groups[group]
-    delay_us = model.hardware.links[transport].delay_us + costs.links[transport].late_us
-    for _ in range(_DELAY_STEPS):
-        trial = with_groups(_with_link(model, transport, delay_us=delay_us), {group: _late(costs, transport, 0.0)})
-        delay_us = max(0.0, delay_us + _missing_us(trial, fewest) / 2)
-    return delay_us
+def _delayed(model: Model, name: str, delay_us: float) -> Model:
+    """The model for cells of a group whose link has that delay."""
+    transport = name.rpartition(" ")[2]
+    return with_groups(_with_link(model, transport, delay_us=delay_us), {name: _late(model.software.groups[name], transport, 0.0)})
 
 
 def _late(costs: Costs, transport: str, late_us: float) -> Costs:
@@ -95,34 +136,31 @@ def _late(costs: Costs, transport: str, late_us: float) -> Costs:
     return msgspec.structs.replace(costs, links={**costs.links, transport: work})
 
 
-def _missing_us(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> float:
-    """By how much these cells take longer than simulated, in the median, on average."""
-    return statistics.fmean(m.latency.p50 - run_sim(cell, _SIMULATED, model).latency.p50 for cell, m in training) / 1e3
-
-
 def _with_link(model: Model, transport: str, **costs: float) -> Model:
     link = msgspec.structs.replace(model.hardware.links[transport], **costs)
     links = {**model.hardware.links, transport: link}
     return msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, links=links))
 
 
-def with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+def with_saves(model: Model, training: Sequence[tuple[Cell, Measurement]], simulate: Simulate = one_by_one) -> Model:
     """The model in which the saves of those cells take as long as measured, in the median (one stall of 200 ms in a second makes a mean
     of twice that, and a model of low load that is half as fast as the host), and the slowest in a hundred as many times longer: for each
     group a factor on the sync, and a width of its distribution, for each number of bytes that its cells wrote at once. How wide it is where
     stores flushed says the next smaller number: while they do, a save waits for them."""
-    runs: dict[Cell, list[Measurement]] = {}
-    for cell, measured in training:
-        runs.setdefault(cell, []).append(measured)
-    once = typical(training)
+    once, runs = typical(training), runs_of(training)
+    save_took_us = {cell: statistics.median(map(save_us, own)) for cell, own in runs.items()}
+    tails = {cell: statistics.median(map(_tail, own)) for cell, own in runs.items()}
     for _ in range(_STEPS):
         groups = dict(model.software.groups)
+        simulated = simulate([(cell, _saving(measured), model) for cell, measured in once])
         for name in groups_of(once):
             octaves: dict[int, list[tuple[float, float, float]]] = {}
-            for cell, measured in once:
+            for (cell, measured), predicted in zip(once, simulated, strict=True):
                 if cell.group_name() == name:
                     nbytes = _save_bytes(cell, measured)
-                    found = _sync_factors(model, cell, measured, statistics.median(map(_tail, runs[cell])))
+                    disk = model.on(name).hardware.disk
+                    flushed = any(report.counters.get("kv_buffers", 0) for report in measured.reports.values())
+                    found = _sync_factors(disk, nbytes, predicted, save_took_us[cell], math.nan if flushed else tails[cell])
                     octaves.setdefault(round(math.log2(nbytes)), []).append((nbytes, *found))
             at, times, spreads = zip(*(map(_mean_known, zip(*octaves[octave], strict=True)) for octave in sorted(octaves)), strict=True)
             groups[name] = _under(
@@ -150,31 +188,29 @@ def _carried(values: Sequence[float]) -> list[float]:
     return out
 
 
-def _sync_factors(model: Model, cell: Cell, measured: Measurement, tail: float) -> tuple[float, float]:
-    """What the sync is to be multiplied with for `cell` to save as fast as measured (all that is missing is the sync's), and the spread
-    that makes the slowest saves so much slower (`tail`); NaN where stores flushed."""
-    disk = model.on(cell.group_name()).hardware.disk
-    nbytes = _save_bytes(cell, measured)
+def _saving(measured: Measurement) -> Plan:
+    """A run with enough saves."""
     seconds = min(_LONGEST_S, max(_SHORTEST_S, _SAVES * measured.seconds / max(1, measured.batches.count)))
-    simulated = run_sim(cell, msgspec.structs.replace(_SIMULATED, seconds=seconds), model)
-    missing_us = save_us(measured) - save_us(simulated)
-    factor = interpolated(disk.at, disk.times, nbytes) + missing_us / _median_sync_us(disk)
-    flushes = any(report.counters.get("kv_buffers", 0) for report in measured.reports.values())
-    spread = interpolated(disk.at, disk.spreads, nbytes) * tail / _tail(simulated) if not flushes else math.nan
+    return msgspec.structs.replace(_SIMULATED, seconds=seconds)
+
+
+def _sync_factors(disk: Disk, nbytes: float, simulated: Measurement, took_us: float, tail: float) -> tuple[float, float]:
+    """What the sync of so many bytes is to be multiplied with for a save to take so long (all that is missing is the sync's), and the
+    spread that makes the slowest saves so much slower (`tail`; NaN: unknown)."""
+    factor = interpolated(disk.at, disk.times, nbytes) + (took_us - save_us(simulated)) / _median_sync_us(disk)
+    spread = interpolated(disk.at, disk.spreads, nbytes) * tail / _tail(simulated)
     return min(_MOST, max(_LEAST, factor)), spread if math.isnan(spread) else min(_WIDEST, max(_NARROWEST, spread))
 
 
-def with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+def with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]], simulate: Simulate = one_by_one) -> Model:
     """The model in whose cells of few proposals (no store flushes meanwhile) the slowest in a hundred take as many times the median as
     measured, in the median of cells: variances of logarithms add up."""
-    runs: dict[Cell, list[Measurement]] = {}
-    for cell, measured in training:
-        if cell.conc <= _CALM_CONC and cell.pipeline == LEARNT_PIPELINE:
-            runs.setdefault(cell, []).append(measured)
-    wanted = {cell: statistics.median(map(_slowest, measured)) for cell, measured in runs.items()}
+    calm = [(cell, m) for cell, m in training if cell.conc <= _CALM_CONC and cell.pipeline == LEARNT_PIPELINE]
+    wanted = {cell: statistics.median(map(_slowest, runs)) for cell, runs in runs_of(calm).items()}
     pace = model.hardware.pace
     for _ in range(_STEPS):
-        short = statistics.median(tail**2 - _slowest(run_sim(cell, _PACED, model)) ** 2 for cell, tail in wanted.items())
+        found = map(_slowest, simulate([(cell, _PACED, model) for cell in wanted]))
+        short = statistics.median(tail**2 - own**2 for tail, own in zip(wanted.values(), found, strict=True))
         pace = math.sqrt(min(_MOST_PACE**2, max(0.0, pace**2 + short / _SLOWEST_OF_PACE**2)))
         model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, pace=round(pace, 4)))
     return model
@@ -204,18 +240,22 @@ def _save_bytes(cell: Cell, measurement: Measurement) -> float:
     return max(1.0, nbytes / max(1, report.counters.get("wal_syncs", 0)))
 
 
-def with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]]) -> Model:
+def with_stalls(model: Model, training: Sequence[tuple[Cell, Measurement]], simulate: Simulate = one_by_one) -> Model:
     """The model in which applying takes as long as measured where stores write on their own threads: what is missing, beyond their CPU
     time, is put down to flushes and compactions, by the byte."""
     groups = dict(model.software.groups)
+    applied = {}  # (bytes of a batch, how long it took), where it is the store's own thread that writes it
+    for cell, runs in runs_of(training).items():
+        batch = statistics.median(next(iter(m.reports.values())).metrics["apply_batch_sizes"]["mean"] for m in runs)
+        nbytes = batch * (cell.bytes + OVERHEAD_BYTES)
+        if nbytes > KV_INLINE_BYTES:
+            applied[cell] = nbytes, statistics.median(map(_apply_us, runs))
+    simulated = dict(zip(applied, simulate([(cell, _SIMULATED, model) for cell in applied]), strict=True))
     for name, costs in groups.items():
         over = under = 0.0
-        for cell, measured in training:
-            batch = next(iter(measured.reports.values())).metrics["apply_batch_sizes"]["mean"]
-            nbytes = batch * (cell.bytes + OVERHEAD_BYTES)
-            if cell.group_name() == name and nbytes > KV_INLINE_BYTES:
-                took_us = _apply_us(measured)
-                missing_us = took_us - _apply_us(run_sim(cell, _SIMULATED, model))
+        for cell, (nbytes, took_us) in applied.items():
+            if cell.group_name() == name:
+                missing_us = took_us - _apply_us(simulated[cell])
                 over, under = over + missing_us * nbytes / took_us**2, under + nbytes**2 / took_us**2
         if under:
             kv = {
