@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from rafttoy.analysis import calibrate
 from rafttoy.analysis.calibrate import _lock_us, fit, training_cells
 from rafttoy.analysis.costs import fit_rows, fit_store
 from rafttoy.analysis.fits import beside_ns, cuts_flush, flushed, loop_beside_stages, typical
@@ -32,6 +33,7 @@ TRUE = make_model(
     flush_bytes=KV_BUFFER_BYTES,
     link={"send": Linear(fixed_us=6.0), "wake_us": 9.0},
 )
+TRUE = msgspec.structs.replace(TRUE, software=msgspec.structs.replace(TRUE.software, placed=True))
 CELLS = [
     Cell("parallel-append", wal, engine, storage, "tcp", conc, bytes=size)
     for storage, wal, engine in (
@@ -216,8 +218,9 @@ def test_a_model_of_an_interpreter_has_its_lock(monkeypatch: pytest.MonkeyPatch,
     assert _lock_us() == pytest.approx(lock_us)
 
 
-def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]]) -> None:
+def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Throughput is not compared: which of two ways a closed loop of thousands falls into hangs on a fraction of a microsecond."""
+    monkeypatch.setattr(calibrate, "cores", lambda _: TRUE.hardware.cores)
     model = fit(training, TRUE.hardware.disk)
     link = model.hardware.links["tcp"]
     assert link.delay_us == pytest.approx(40, abs=5)
