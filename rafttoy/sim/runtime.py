@@ -116,7 +116,7 @@ class Loop:
     """The event loop of one peer, which keeps to `core` if it is given; `background_ns` is core time of its other threads, which wait for
     the loop's lock for up to `lock_ns`."""
 
-    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host", "lock_ns", "pinned")
+    __slots__ = ("background_ns", "busy_ns", "core", "env", "free_at_ns", "host", "lock_ns", "pinned", "rest_ns")
 
     def __init__(self, host: SimHost, lock_ns: int = 0, core: int = -1) -> None:
         self.env = host.env
@@ -127,6 +127,8 @@ class Loop:
         self.background_ns = 0
         self.core = core
         self.pinned = core >= 0
+        self.rest_ns = 0
+        """What is charged and has no core yet: slices of work under way, and what came behind it meanwhile."""
 
     def charge_background(self, duration_ns: int) -> int:
         """Core time of a transport's threads beside the loop, on its core if it keeps to one; returns when it ends."""
@@ -137,35 +139,37 @@ class Loop:
     def charge(self, duration_ns: int) -> None:
         """Reserves the loop and a core for `duration_ns`, behind what is reserved already."""
         now: int = self.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
+        self.busy_ns += duration_ns
+        if self.rest_ns:
+            self.rest_ns += duration_ns
+            self.free_at_ns += duration_ns  # at the earliest
+            return
         first_ns = min(duration_ns, SLICE_NS)
-        rest_ns = duration_ns - first_ns
         if self.free_at_ns > now:
             self.free_at_ns = self.host.reserve(self.free_at_ns, first_ns, self.core, pinned=self.pinned)
         else:
             self.free_at_ns = self.host.reserve(now, first_ns, self.core, sticky=True, pinned=self.pinned)
         self.core = self.host.last_core
-        self.busy_ns += duration_ns
-        if rest_ns:
-            self.free_at_ns += rest_ns  # at the earliest
-            self.env.process(self._go_on(self.free_at_ns - rest_ns, rest_ns))
+        if first_ns < duration_ns:
+            self.rest_ns = duration_ns - first_ns
+            self.env.process(self._go_on(self.free_at_ns))
+            self.free_at_ns += self.rest_ns
 
     def hold(self, until_ns: int) -> None:
         """The loop waits, behind what is reserved already, and does nothing else until then; its core may."""
         self.free_at_ns = max(self.free_at_ns, until_ns)
 
-    def _go_on(self, at_ns: int, rest_ns: int) -> Generator[simpy.Event, Any, None]:
-        """The other slices of work whose first one ends at `at_ns`."""
+    def _go_on(self, at_ns: int) -> Generator[simpy.Event, Any, None]:
+        """The rest, slice by slice; the first one ends at `at_ns`."""
         env, host = self.env, self.host
-        expected_ns = at_ns + rest_ns
-        while rest_ns:
+        while self.rest_ns:
             yield env.timeout(at_ns - env.now)
-            piece_ns = min(rest_ns, SLICE_NS)
-            rest_ns -= piece_ns
+            piece_ns = min(self.rest_ns, SLICE_NS)
+            self.rest_ns -= piece_ns
+            began_ns = at_ns
             at_ns = host.reserve(at_ns, piece_ns, self.core, pinned=self.pinned)
             self.core = host.last_core
-            late_ns = at_ns + rest_ns - expected_ns
-            self.free_at_ns += late_ns
-            expected_ns += late_ns
+            self.free_at_ns += at_ns - began_ns - piece_ns
 
     def free(self) -> Generator[simpy.Event, Any, None]:
         """Waits until the loop is free."""

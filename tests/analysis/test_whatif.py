@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
@@ -93,9 +95,9 @@ def test_every_cost_of_the_shipped_model_can_be_named_in_full_and_in_short() -> 
 
     for half in ("hardware", "software"):
         for key in costs(msgspec.to_builtins(getattr(model, half)), ""):
-            value = 1 if key == "pace" else 3
-            one = apply_settings(model, [f"{key}={value}"])
-            assert one == apply_settings(model, [f"{half}.{key}={value}"])
+            value: float | bool = {"pace": 1, "placed": False}.get(key, 3)
+            one = apply_settings(model, [f"{key}={json.dumps(value)}"])
+            assert one == apply_settings(model, [f"{half}.{key}={json.dumps(value)}"])
             assert _value(one, f"{half}.{key}") == value, key
 
 

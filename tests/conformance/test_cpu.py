@@ -227,6 +227,26 @@ def test_a_loop_that_keeps_to_a_core_waits_for_it(second: int, ends: int) -> Non
     assert host.host.busy_ns == 60 * US
 
 
+@pytest.mark.parametrize("core", [-1, 0])
+def test_what_comes_during_long_work_stands_behind_it_and_leaves_no_gap(core: int) -> None:
+    """As packets do: 100 of 10 µs during 10 ms."""
+    host = Host(1, work=Linear(fixed_us=10_000.0))
+    loop, cpu, _ = host.peer(core)
+
+    async def main() -> None:
+        stage = cpu.stage("work")
+        await stage.done(stage.start())
+
+    async def packets() -> None:
+        clock = SimClock(Loop(SimHost(host.env, 1)))  # of another host
+        for _ in range(100):
+            await clock.sleep_ns(50 * US)
+            loop.charge(10 * US)
+
+    host.run(main(), packets())
+    assert loop.free_at_ns == host.host.busy_ns == 11_000 * US
+
+
 def test_what_a_transport_does_beside_a_loop_that_keeps_to_a_core_takes_that_core() -> None:
     host = Host(2, work=Linear(fixed_us=10.0))
     loop, cpu, _ = host.peer(1)
