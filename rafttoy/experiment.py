@@ -145,10 +145,10 @@ def run_grid(
     """Runs every cell `count` times in `world` ("real" or "sim"), seeds plan.seed, plan.seed + 1, … ; results as they come.
 
     With `keep` real peers keep their data in `data_dir`, and the first run goes on where the last one there ended (`fresh`: not).
-    `cpus` are sets of processors that peers 1, 2, … are pinned to, round and round (of a `cluster`: the first, the leader); without
-    it peers on this host have their event loops placed (`run_local`). `profile` is a
-    file for what the leader does in the measured time. `say` is told what a person should know (a peer that died). Raises RunError,
-    PeerError, StorageError or CheckFailed when a run fails; results handed to `on_result` before stand."""
+    `cpus` are sets of processors that peers 1, 2, … are pinned to, round and round (of a `cluster`: the first, the leader; none:
+    nobody is); without it peers on this host have their event loops pinned (`core_of`). `profile` is a file for what the leader does in
+    the measured time. `say` is told what a person should know (a peer that died). Raises RunError, PeerError, StorageError or CheckFailed
+    when a run fails; results handed to `on_result` before stand."""
     assert world in WORLDS
     for cell in cells:
         validate(cell, plan)

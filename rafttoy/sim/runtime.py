@@ -6,7 +6,7 @@ free, so that what piles up meanwhile is found as one batch, as on a real loop.
 
 A loop that wakes up while no core is idle waits for the core that it ran on last, even if another one is free sooner: the kernel does not
 move a thread for gaps shorter than half a millisecond (`sched_migration_cost`). With 24 and 200 proposals in flight in memory the model
-was 11 % too fast without, 5 and 4 with, and its cores as busy as the real ones (77 %).
+was 11 % too fast without, 5 and 4 with, and its cores as busy as the real ones (77 %). One that keeps to a core waits for that one always.
 
 Long work is done in slices, as the kernel's scheduler has it: three peers that apply 9 ms each on two cores share them, and all take
 14 ms; served one after another, two would take 9. With 2,500 proposals in flight in memory the model was 38 % too fast without, 10 with.

@@ -80,6 +80,7 @@ def test_percentages_are_finite(text: str) -> None:
         ("0-2", ((0, 1, 2),)),
         ("5+0-1, 7", ((0, 1, 5), (7,))),
         ("1-3+2-4", ((1, 2, 3, 4),)),
+        ("any", ()),
     ],
 )
 def test_sets_of_processors(text: str, sets: tuple[tuple[int, ...], ...]) -> None:
