@@ -136,6 +136,14 @@ def report(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
     return lines
 
 
+def check_bound(samples: Mapping[str, Sequence[Sample]], max_growth: float) -> None:
+    """Raises CheckFailed, naming each process whose resident memory grew by more than `max_growth` MB a minute."""
+    grown = {name: growth for name, series in samples.items() if (growth := growth_mb_per_min(series)) > max_growth}
+    if grown:
+        said = ", ".join(f"{name} by {growth:.2f} MB/min" for name, growth in sorted(grown.items()))
+        raise CheckFailed(f"memory grew by more than {max_growth:g} MB a minute: {said}")
+
+
 @click.command(context_settings={"default_map": DEFAULTS})
 @grid_options("markdown")
 @click.option("--every", type=DURATION, default="2s", show_default=True, help="Between two looks at the processes.")
@@ -158,10 +166,7 @@ def main(request: Request, every: float, max_growth: float, into: Path | None, s
     click.echo(f"{cell}: {human_count(result['ops_per_s'])} ops/s for {result['seconds']:.0f} s, binding {result['binding']}\n")
     for line in report(samples):
         click.echo(line)
-    grown = {name: growth for name, series in samples.items() if (growth := growth_mb_per_min(series)) > max_growth}
-    if grown:
-        said = ", ".join(f"{name} by {growth:.2f} MB/min" for name, growth in sorted(grown.items()))
-        raise CheckFailed(f"memory grew by more than {max_growth:g} MB a minute: {said}")
+    check_bound(samples, max_growth)
 
 
 if __name__ == "__main__":
