@@ -111,7 +111,7 @@ def keep(found: Round, training: Path) -> None:
 def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | None, data_dir: Path | None) -> list[Result]:
     """Of every test cell a result, in `into`; open loops are of the saturated ones among `closed`. What was trained on is a line of
     `training`; nothing is, where that has the round already, or is None."""
-    found = probe_round(data_dir) if training is not None and is_missing(training, plan.seed) else None
+    found = probe_round(plan, data_dir) if training is not None and is_missing(training, plan.seed) else None
     results: list[Result] = []
     for group in training_cells(closed):
         own = [cell for cell in closed if cell.group_name() == group[0].group_name()]

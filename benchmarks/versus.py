@@ -35,7 +35,7 @@ from rich.table import Table
 from scipy import stats
 
 from rafttoy.analysis import formats
-from rafttoy.cell import Cell, Plan
+from rafttoy.cell import IDLE_MODES, Cell, Plan
 from rafttoy.cli.console import note, print_table, progress
 from rafttoy.cli.options import grid
 from rafttoy.cli.types import COUNT, DURATION, RATE
@@ -43,6 +43,7 @@ from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, Ru
 from rafttoy.experiment import validate
 from rafttoy.ports import SYNC_MODES
 from rafttoy.storage import is_durable
+from rafttoy.worlds import idle_cores, why_asleep
 
 T = TypeVar("T")
 
@@ -199,7 +200,8 @@ def our_words(cell: Cell, plan: Plan, more: Sequence[str]) -> list[str]:
     words = [sys.executable, "-m", "rafttoy", "bench", "-o", "json"]
     for name in names:
         words += [f"--{name}", str(getattr(cell, name))]
-    words += ["--duration", f"{plan.seconds:g}s", "--warmup", f"{plan.warmup_seconds:g}s", "--sync", plan.sync, "--seed", str(plan.seed)]
+    words += ["--duration", f"{plan.seconds:g}s", "--warmup", f"{plan.warmup_seconds:g}s", "--sync", plan.sync, "--idle", plan.idle]
+    words += ["--seed", str(plan.seed)]
     return [*words, *more]
 
 
@@ -211,9 +213,10 @@ def run_ours(cell: Cell, plan: Plan, more: Sequence[str], timeout_s: float) -> t
     result = msgspec.json.decode(run_command(our_words(cell, plan, more), timeout_s, environment))
     for warning in result["warnings"]:
         note(f"{cell}: {warning}")
-    promised = {"sync": plan.sync, "bytes": cell.bytes, "nodes": cell.nodes} | ({"wal": cell.wal} if cell.storage == "split" else {})
+    promised = {"sync": plan.sync, "idle": plan.idle, "bytes": cell.bytes, "nodes": cell.nodes}
+    promised |= {"wal": cell.wal} if cell.storage == "split" else {}
     if changed := [name for name, value in promised.items() if result[name] != value]:
-        raise ConfigError(f"--flags: {', '.join(changed)} is what is compared: say it with --cell or --sync")
+        raise ConfigError(f"--flags: {', '.join(changed)} is what is compared: say it with --cell, --sync or --idle")
     if result["partial"] or not result["ops"]:
         raise RunError(f"{cell}: our run was cut short or acknowledged nothing")
     latency = result["latency_us"]
@@ -359,10 +362,12 @@ def _u_counts(n: int, m: int) -> list[int]:
 
 class Comparison(msgspec.Struct, frozen=True):
     """One cell: what each round gave on both sides, metric → values in order of the rounds, and the ratios of those that both tell.
-    `others` is the share of the cores' time that other processes took, of every run in turn."""
+    `idle` is what processors
+    did that neither side used; `others` is the share of the cores' time that other processes took, of every run in turn."""
 
     cell: Cell
     sync: str
+    idle: str
     our_flags: str
     other_name: str
     other_command: str
@@ -409,7 +414,9 @@ def run_rounds(
             note(f"{cell}: {side} served {min(values) / cell.rate:.0%} of the rate: its latencies are those of a queue that grows")
     if max(others) > DISTURBED_FROM:
         note(f"{cell}: other processes took up to {max(others):.0%} of the cores; low concurrencies suffer most")
-    return Comparison(cell, plan.sync, shlex.join(more), other.name, other.command, left, right, ratios, others, binding, manifest)
+    return Comparison(
+        cell, plan.sync, plan.idle, shlex.join(more), other.name, other.command, left, right, ratios, others, binding, manifest
+    )
 
 
 # --- output ------------------------------------------------------------------------------------------------------------------
@@ -462,7 +469,8 @@ def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
     rounds = len(comparisons[0].ours["ops_per_s"])
     others = max(share for comparison in comparisons for share in comparison.others)
     click.echo(
-        f"ours: {ours}\ntheirs: {theirs}\nmedians of {rounds} interleaved rounds; other processes took at most {others:.0%} of the cores"
+        f"ours: {ours}\ntheirs: {theirs}\nmedians of {rounds} interleaved rounds; idle processors {comparisons[0].idle}; other "
+        f"processes took at most {others:.0%} of the cores"
     )
     for metric, title in METRICS.items():
         headings, body = rows(metric, comparisons)
@@ -499,6 +507,9 @@ def show(comparisons: Sequence[Comparison], markdown: bool) -> None:
 @click.option("--warmup", type=DURATION, default="1s", help="What goes before, of ours.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="Of our first round; each round has the next one.")
 @click.option("--sync", type=click.Choice(SYNC_MODES), default="fdatasync", help="How our writes are made durable.")
+@click.option(
+    "--idle", type=click.Choice(IDLE_MODES), default="poll", help="What processors do that neither side uses; poll needs root, as in bench."
+)
 @click.option("--flags", default="", help="More flags of ours, as in '--busy-poll leader' or '--data-dir DIR'; the table tells them.")
 @click.option("--timeout", type=DURATION, default="120s", help="For one run of either side.")
 @click.option("--min-ratio", type=RATE, metavar="R", help="Exit 1 if the throughput ratio of any cell is below R.")
@@ -517,6 +528,7 @@ def versus(
     warmup: float,
     seed: int,
     sync: str,
+    idle: str,
     flags: str,
     timeout: float,
     min_ratio: float | None,
@@ -528,7 +540,10 @@ def versus(
         if (value is None) != (placeholder in command):
             raise ConfigError(f"say {flag}, or have --other take {placeholder}, but not both")
     other = Other(name, command, other_durable == "yes", other_bytes, other_nodes, other_processes)
-    plan = Plan(seconds=duration, warmup_seconds=warmup, seed=seed, sync=sync)
+    if idle == "poll" and (why := why_asleep()):
+        note(f"idle processors sleep: {why}")
+        idle = "sleep"
+    plan = Plan(seconds=duration, warmup_seconds=warmup, seed=seed, sync=sync, idle=idle)
     wanted = list(dict.fromkeys(cell for text in cells for cell in parse_cells(text)))
     for cell in wanted:
         refuse(cell, sync, other)
@@ -536,7 +551,7 @@ def versus(
     done: list[Comparison] = []
     runs = 2 * rounds * len(wanted)
     try:
-        with progress("comparing") as moving:
+        with idle_cores(idle), progress("comparing") as moving:
             for i, cell in enumerate(wanted):
 
                 def moved(finished: int, i: int = i, cell: Cell = cell) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["MAX_PAYLOAD_BYTES", "Cell", "Plan"]
+__all__ = ["IDLE_MODES", "MAX_PAYLOAD_BYTES", "Cell", "Plan"]
 
 MAX_PAYLOAD_BYTES = (64 << 20) - 4096
 """Of one proposal: what fits a message of 64 MiB together with its headers."""
@@ -43,12 +43,17 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.pipeline} {self.storage_name()} {self.transport} {self.load_name()} bytes={self.bytes} nodes={self.nodes}"
 
 
+IDLE_MODES = ("poll", "sleep")
+"""What idle processors of a real run's hosts do."""
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a cell is run. It ends after `seconds`, or after `proposals` acknowledged ones where that is not 0; what is acknowledged
     in the first `warmup_seconds` (or the first tenth of `proposals`) does not count.
 
     `max_inflight` appends to a follower go unanswered, each of `max_message_bytes` at most; 0 leaves both to the peers (`RaftOptions`).
-    With `busy_poll` "leader" or "all" real peers look for work all the time instead of sleeping until there is some. Arrivals are released
+    With `busy_poll` "leader" or "all" real peers look for work all the time instead of sleeping until there is some; with `idle` "poll" the
+    processors that they leave idle do, in the kernel. Arrivals are released
     every `tick_seconds` at least; finer timers than the default event loops do not have."""
 
     seconds: float = 2.0
@@ -62,4 +67,5 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_inflight: int = 0
     max_message_bytes: int = 0
     busy_poll: str = "none"
+    idle: str = "poll"
     tick_seconds: float = 0.001

@@ -21,7 +21,7 @@ from rafttoy.pipeline import PIPELINES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Model
 from rafttoy.storage import ENGINES, STORAGES, is_durable, parse_wal
-from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, run_local, run_sim
+from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, run_local, run_sim, why_asleep
 
 __all__ = ["Cell", "Cluster", "Plan", "Progress", "Result", "run_grid", "validate"]
 
@@ -51,6 +51,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     cpu_us_per_op CPU time of processes and their threads for each acknowledged proposal: `leader`, `leader/loop`, `leader/disk` and
                   `leader/rest`, `follower-2` and so on, `total` (see `rafttoy.analysis.cputime`)
     sync          how writes were made durable: fdatasync, dsync, or none
+    idle          what the processors of the leader's host did while they were idle: poll, or sleep (None in the model)
     counters      of the leader's storage and links; `wal_syncs` among them
     write_amplification   bytes written to the host's device, by anyone, for each byte of payload that each of its peers appended
                   (of a local cluster; None elsewhere)
@@ -73,6 +74,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=False):
     nodes: int
     seed: int
     sync: str
+    idle: str | None = None
     ops: int
     seconds: float
     ops_per_s: float
@@ -158,7 +160,7 @@ def run_grid(
         report = _check_sync(data_dir)
         made["disk"], doubts = msgspec.to_builtins(report), report.doubts
     pinned = {cpu for each in cpus or () for cpu in each} if cluster is None else set()
-    host = _Host(len(pinned) or cores(model), _apart(model, cluster))
+    host = _Host(len(pinned) or cores(model), _apart(model, cluster), _idle(plan, say) if world == "real" else None)
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []
 
@@ -224,10 +226,19 @@ def _by_configuration(runs: Sequence[tuple[Cell, Plan]]) -> list[list[tuple[Cell
 
 
 class _Host(msgspec.Struct, frozen=True):
-    """`apart`: each peer has one of its own."""
+    """`apart`: each peer has one of its own. `idle` as in `Result`."""
 
     cores: int
     apart: bool
+    idle: str | None
+
+
+def _idle(plan: Plan, say: Callable[[str], None]) -> str:
+    """What idle processors will do."""
+    why = why_asleep() if plan.idle == "poll" else ""
+    if why:
+        say(f"idle processors sleep, and each message has to wake them: {why} (--idle sleep, to have it so)")
+    return "sleep" if why else plan.idle
 
 
 def _apart(model: Model | None, cluster: Cluster | None) -> bool:
@@ -246,6 +257,7 @@ def _result(world: str, cell: Cell, plan: Plan, m: Measurement, host: _Host, mad
         **{name: getattr(cell, name) for name in Cell.__struct_fields__},
         seed=plan.seed,
         sync=plan.sync,
+        idle=host.idle,
         ops=m.ops,
         seconds=round(m.seconds, 6),
         ops_per_s=round(rate, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import tempfile
@@ -13,6 +14,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.real.bench import RealBench
 from rafttoy.real.cluster import drive_cluster, run_local
 from rafttoy.real.device import SyncReport, check_sync
+from rafttoy.real.idle import idle_cores, why_asleep
 from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
 from rafttoy.real.profile import check_profile
 from rafttoy.sim.bench import SimBench
@@ -29,9 +31,11 @@ __all__ = [
     "check_sync",
     "cores",
     "drive_cluster",
+    "idle_cores",
     "run_local",
     "run_sim",
     "serve_peer",
+    "why_asleep",
 ]
 
 WORLDS = ("real", "sim")
@@ -44,8 +48,10 @@ TRANSPORTS: dict[str, str] = {
 
 
 def cores(model: Model | None) -> int:
-    """Cores of the host that peers share: the model's, or this one's."""
-    return model.hardware.cores if model is not None else len(os.sched_getaffinity(0))
+    """Cores of the host that peers share: the model's, or those of this one that the process may use."""
+    if model is not None:
+        return model.hardware.cores
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve_peer(
@@ -79,9 +85,10 @@ def serve_peer(
             loop.add_signal_handler(number, stop.set)
         recorded.update(await run_node(Job(id, tuple(peers), str(root), cell, plan, fresh=fresh), emit, stop))
 
-    if data_dir is not None:
-        start_loop(run(data_dir))
-    else:
-        with tempfile.TemporaryDirectory(prefix="rafttoy-") as root:
-            start_loop(run(Path(root)))
+    with idle_cores(plan.idle), contextlib.nullcontext(data_dir) if data_dir is not None else _own_directory() as root:
+        start_loop(run(Path(root)))
     return recorded
+
+
+def _own_directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="rafttoy-")

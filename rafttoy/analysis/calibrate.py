@@ -26,7 +26,7 @@ from rafttoy.experiment import Progress
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, DiskUse, Hardware, Interruptions, Link, Meta, Model, Software
 from rafttoy.storage import is_durable
-from rafttoy.worlds import cores, run_local
+from rafttoy.worlds import cores, idle_cores, run_local
 
 __all__ = [
     "Calibration",
@@ -120,23 +120,24 @@ def measure_round(cells: Sequence[Cell], plan: Plan, progress: Progress, data_di
     """What a model of `cells` is fitted from, measured once."""
     groups = training_cells(cells)
     progress("disk", 0.0)
-    found = probe_round(data_dir)
+    found = probe_round(plan, data_dir)
     for i, group in enumerate(groups):
         progress(str(group[0]), (1 + i) / (1 + len(groups)))
         found.runs.extend(measure_group(group, plan, data_dir))
     return found
 
 
-def probe_round(data_dir: Path | None) -> Round:
+def probe_round(plan: Plan, data_dir: Path | None) -> Round:
     """The beginning of one: the disk and the cores by themselves."""
-    return Round(probe_disk(data_dir), probe_interruptions(cores(None)), [])
+    with idle_cores(plan.idle):
+        return Round(probe_disk(data_dir), probe_interruptions(cores(None)), [])
 
 
 def measure_group(group: Sequence[Cell], plan: Plan, data_dir: Path | None) -> list[tuple[Cell, Measurement]]:
     """Its part for one group of training cells. High loads have processes of their own: those that keep the memory of an earlier run get
     none from the kernel, whose pages cost as much as the work (`propose` of 800 beside LevelDB: 0.33 to 0.42 µs each, and 0.14 to 0.17 in
     processes that had run before)."""
-    run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, connect_seconds=plan.connect_seconds)
+    run_plan = msgspec.structs.replace(_TRAINING, seed=plan.seed, sync=plan.sync, idle=plan.idle, connect_seconds=plan.connect_seconds)
     long_plan = msgspec.structs.replace(run_plan, seconds=_LONG.seconds, warmup_seconds=_LONG.warmup_seconds)
     high = [cell for cell in group if cell.conc >= _LONG_FROM_CONC]
     found: dict[Cell, Measurement] = {}

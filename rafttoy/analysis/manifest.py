@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rafttoy import __version__
+from rafttoy.worlds import cores
 
 __all__ = ["host", "manifest"]
 
@@ -40,14 +40,13 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def host() -> dict[str, Any]:
     """`name`, `system`, `release`, `machine`, `cpu`, and the `cores` that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "name": platform.node(),
         "system": platform.system(),
         "release": platform.release(),
         "machine": platform.machine(),
         "cpu": _cpu(),
-        "cores": cores,
+        "cores": cores(None),
     }
 
 

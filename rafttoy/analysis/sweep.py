@@ -6,22 +6,21 @@ another, since they would disturb each other; on a Dask cluster each worker meas
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from rafttoy.analysis.pool import worker_pool
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import ConfigError, RafttoyError, RunError
 from rafttoy.experiment import Progress, Result, run_grid
 from rafttoy.sim.model import Model
+from rafttoy.worlds import cores
 
 __all__ = ["Job", "ResultFile", "bench_command", "cell_flags", "read_results", "sweep"]
 
@@ -156,14 +155,10 @@ def _run(
         return _on_dask(dask, world, jobs, model, data_dir, flags)
     if world == "real":
         return _one_by_one(jobs, data_dir, flags, progress, say)
-    workers = min(workers or _cores(), len(jobs))
+    workers = min(workers or cores(None), len(jobs))
     if workers == 1:
         return (_simulate(job, model, flags) for job in jobs)
     return _in_processes(jobs, model, workers, flags)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _simulate(job: Job, model: Model | None, flags: Mapping[str, str]) -> Outcome:
@@ -197,7 +192,6 @@ _worker_flags: dict[str, str] = {}
 
 def _begin_worker(model: bytes, flags: dict[str, str]) -> None:
     global _worker_model, _worker_flags  # noqa: PLW0603  # what every job of this process needs, sent once
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _worker_model = msgspec.json.decode(model, type=Model)
     _worker_flags = flags
 
@@ -207,12 +201,9 @@ def _work(job: Job) -> Outcome:
 
 
 def _in_processes(jobs: Sequence[Job], model: Model | None, workers: int, flags: dict[str, str]) -> Iterator[Outcome]:
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (msgspec.json.encode(model), flags))
-    try:
-        for future in as_completed([executor.submit(_work, job) for job in jobs]):
+    with worker_pool(workers, _begin_worker, msgspec.json.encode(model), flags) as pool:
+        for future in as_completed([pool.submit(_work, job) for job in jobs]):
             yield future.result()
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 # --- a Dask cluster ---
@@ -255,7 +246,7 @@ def bench_command(job: Job, data_dir: Path | None) -> list[str]:
     """The command that measures one cell, where it runs."""
     plan = job.plan
     flags: dict[str, Any] = {"proposals": plan.proposals} if plan.proposals else {"duration": f"{plan.seconds:g}s"}
-    flags |= {"warmup": f"{plan.warmup_seconds:g}s", "seed": plan.seed, "sync": plan.sync}
+    flags |= {"warmup": f"{plan.warmup_seconds:g}s", "seed": plan.seed, "sync": plan.sync, "idle": plan.idle}
     flags |= {"connect-timeout": f"{plan.connect_seconds:g}s"}
     flags |= {name: value for name, value in (("max-inflight", plan.max_inflight), ("max-message-bytes", plan.max_message_bytes)) if value}
     command = [sys.executable, "-m", "rafttoy", "bench", "-o", "json", *cell_flags(job.cell)]

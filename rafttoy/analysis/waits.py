@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from rafttoy.analysis.fits import put_bytes, runs_of, typical
+from rafttoy.analysis.pool import worker_pool
 from rafttoy.cell import Cell, Plan
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
@@ -81,7 +79,7 @@ def side_by_side(workers: int) -> Iterator[Simulate]:
     if workers < 2:
         yield one_by_one
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with worker_pool(workers) as pool:
         yield lambda runs: list(pool.map(_simulated, runs))
 
 

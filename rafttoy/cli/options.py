@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
+from rafttoy.cell import IDLE_MODES, MAX_PAYLOAD_BYTES, Cell, Plan
 from rafttoy.cli.config import rank, read_config, set_by_user
 from rafttoy.cli.types import COUNT, CPUS, DURATION, PEERS, RATE, SETTINGS, Commas, CpuSet
 from rafttoy.experiment import Cluster, validate
@@ -30,6 +30,7 @@ __all__ = [
     "fresh_option",
     "grid_options",
     "id_option",
+    "idle_option",
     "keep_option",
     "make_cluster",
     "make_request",
@@ -143,6 +144,13 @@ sync_option = option(
     default=_PLAN.sync,
     help="How writes are made durable: fdatasync after, O_DSYNC files, or not at all (figures then say nothing about disks).",
 )
+idle_option = option(
+    "--idle",
+    type=click.Choice(IDLE_MODES),
+    default=_PLAN.idle,
+    help="What this host's idle processors do meanwhile: poll for work in the kernel (as root: /dev/cpu_dma_latency), or sleep, from which "
+    "each message has to wake them.",
+)
 data_dir_option = option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -193,6 +201,7 @@ _RUN = (
     option("--seed", type=click.IntRange(min=0), default=_PLAN.seed, metavar="N", help="Of all that is random; echoed on stderr."),
     data_dir_option,
     sync_option,
+    idle_option,
     connect_option,
     option("--max-inflight", type=COUNT, metavar="N", help="Appends to a follower that may go unanswered (1: no pipelining of appends)."),
     option("--max-message-bytes", type=COUNT, metavar="N", help="Entries that one append carries, in bytes."),
@@ -210,6 +219,7 @@ _RUN_NAMES = (
         "seed",
         "data_dir",
         "sync",
+        "idle",
         "connect_timeout",
         "max_inflight",
         "max_message_bytes",
@@ -268,6 +278,7 @@ def make_request(ctx: click.Context, flags: dict[str, Any]) -> Request:
         seed=flags["seed"],
         verify=flags["verify"],
         sync=flags["sync"],
+        idle=flags["idle"],
         connect_seconds=flags["connect_timeout"],
         max_inflight=flags["max_inflight"] or 0,
         max_message_bytes=flags["max_message_bytes"] or 0,

@@ -20,6 +20,7 @@ from rafttoy.cli.options import (
     data_dir_option,
     fresh_option,
     id_option,
+    idle_option,
     make_cluster,
     metrics_option,
     peers_option,
@@ -46,6 +47,7 @@ Example, on the second of three hosts:
 @connect_option
 @cpus_option
 @busy_poll_option
+@idle_option
 @metrics_option
 @verbose_option
 @config_option
@@ -63,20 +65,21 @@ def command(
     connect_timeout: float,
     cpus: tuple[CpuSet, ...] | None,
     busy_poll: str,
+    idle: str,
     metrics: bool,
     verbose: bool,
 ) -> None:
     """Run one peer until it is interrupted or terminated.
 
     It takes part in the leader's runs (`rafttoy bench --id --peers` on another host), one after another, without a restart
-    between them. The leader tells it the pipeline, the storage and the load; --transport, --sync and --busy-poll are its own, and
+    between them. The leader tells it the pipeline, the storage and the load; --transport, --sync, --idle and --busy-poll are its own, and
     --peers must be the same on every member. Started again with the same --data-dir it rejoins its group and catches up.
     """
     cluster = make_cluster(id, peers, [transport])
     if cluster is None:
         raise click.UsageError("--id and --peers are needed")
     cell = Cell(pipeline=pipeline, wal=wal, engine=engine, storage=storage, transport=transport, nodes=len(cluster.peers))
-    plan = Plan(sync=sync, connect_seconds=connect_timeout, busy_poll=busy_poll)
+    plan = Plan(sync=sync, connect_seconds=connect_timeout, busy_poll=busy_poll, idle=idle)
     validate(cell, plan)
     if cpus:
         check_cpus(cpus, 1)

@@ -24,6 +24,7 @@ import msgspec
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import RafttoyError, RunError, StorageError
 from rafttoy.ports import core_of
+from rafttoy.real.idle import idle_cores
 from rafttoy.real.node import Event, Failed, Job, Lead, Listening, Log, Measured, Moved
 from rafttoy.run import Measurement
 
@@ -207,7 +208,7 @@ def run_local(
     RunError or StorageError when a run fails; what was handed over stands."""
     cell = runs[0][0]
     group = _Group(say, verbose)
-    with _directories(data_dir, keep=keep) as (root, words):
+    with idle_cores(runs[0][1].idle), _directories(data_dir, keep=keep) as (root, words):
         try:
             in_process = cell.transport == "mem"
             addresses = ("",) * cell.nodes if in_process else free_addresses(cell.nodes)
@@ -257,7 +258,7 @@ def drive_cluster(
     """Leads a running cluster as its member `id`, in a process of its own, which is pinned to the first of `cpus`. `keep`, `fresh`,
     `harness` and `profile` as in `run_local`."""
     group = _Group(say, verbose)
-    with _directories(data_dir, keep=keep) as (root, words):
+    with idle_cores(runs[0][1].idle), _directories(data_dir, keep=keep) as (root, words):
         try:
             lead = tuple(Lead(c, p, i + 1) for i, (c, p) in enumerate(runs))
             job = Job(
