@@ -160,7 +160,7 @@ def run_grid(
         report = _check_sync(data_dir)
         made["disk"], doubts = msgspec.to_builtins(report), report.doubts
     pinned = {cpu for each in cpus or () for cpu in each} if cluster is None else set()
-    host = _Host(len(pinned) or cores(model), _apart(model, cluster), _idle(plan, say) if world == "real" else None)
+    host = _Host(len(pinned) or cores(model), _apart(model, cluster), _idle(plan) if world == "real" else None)
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []
 
@@ -233,12 +233,8 @@ class _Host(msgspec.Struct, frozen=True):
     idle: str | None
 
 
-def _idle(plan: Plan, say: Callable[[str], None]) -> str:
-    """What idle processors will do."""
-    why = why_asleep() if plan.idle == "poll" else ""
-    if why:
-        say(f"idle processors sleep, and each message has to wake them: {why} (--idle sleep, to have it so)")
-    return "sleep" if why else plan.idle
+def _idle(plan: Plan) -> str:
+    return "sleep" if plan.idle == "sleep" or why_asleep() else "poll"
 
 
 def _apart(model: Model | None, cluster: Cluster | None) -> bool:

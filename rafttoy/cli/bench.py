@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from rafttoy.cli.console import Rows, check_verified, note, progress
+from rafttoy.cli.console import Rows, check_verified, note, note_host, progress
 from rafttoy.cli.options import (
     Request,
     busy_poll_option,
@@ -79,6 +79,7 @@ def command(
             raise click.UsageError(f"--profile takes one cell, not {len(request.cells)}")
         check_profile(profile, request.count)
     note(f"seed {request.plan.seed}")
+    note_host(request.plan)
     with Rows(request.output, ["real"], request.cells, metrics=request.metrics) as rows, progress("measuring") as moving:
         run_grid(
             "real",

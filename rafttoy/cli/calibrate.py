@@ -15,7 +15,7 @@ from rafttoy.analysis.calibrate import Calibration, calibrate
 from rafttoy.analysis.models import dump_model
 from rafttoy.cell import Cell
 from rafttoy.cli.config import rank
-from rafttoy.cli.console import note, print_table, progress
+from rafttoy.cli.console import note, note_host, print_table, progress
 from rafttoy.cli.options import Request, grid_options, option
 from rafttoy.sim.model import load_model
 from rafttoy.worlds import TRANSPORTS
@@ -44,6 +44,7 @@ def command(request: Request, into: Path | None) -> None:
     cells = _wanted(request)
     into = into if into is not None else Path("models") / f"{platform.node()}.toml"
     note(f"seed {request.plan.seed}")
+    note_host(request.plan)
     with progress("calibrating") as moving:
         made = calibrate(cells, request.plan, moving, request.data_dir, repeats=request.count)
     into.parent.mkdir(parents=True, exist_ok=True)

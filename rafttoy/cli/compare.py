@@ -17,7 +17,7 @@ from rafttoy.analysis.html import page
 from rafttoy.analysis.interval import add_intervals
 from rafttoy.analysis.models import open_model
 from rafttoy.analysis.plots import draw
-from rafttoy.cli.console import Rows, check_verified, note, print_metrics, print_table, progress, tell_foreign, tell_warnings
+from rafttoy.cli.console import Rows, check_verified, note, note_host, print_metrics, print_table, progress, tell_foreign, tell_warnings
 from rafttoy.cli.options import Request, model_option, option, run_options
 from rafttoy.cli.types import PERCENT
 from rafttoy.errors import RunError
@@ -54,6 +54,7 @@ def command(request: Request, model: str | None, html: Path | None, plot: bool, 
     real: list[Result] = []
     sim: list[Result] = []
     note(f"seed {plan.seed}")
+    note_host(plan)
     try:
         if charged is None:
             with progress("calibrating") as moving:

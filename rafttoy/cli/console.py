@@ -15,13 +15,13 @@ from rich.table import Table
 
 from rafttoy import experiment
 from rafttoy.analysis import formats
-from rafttoy.analysis.manifest import host
+from rafttoy.analysis.manifest import host, is_optimized
 from rafttoy.analysis.models import foreign
-from rafttoy.cell import Cell
+from rafttoy.cell import Cell, Plan
 from rafttoy.errors import CheckFailed, RafttoyError
 from rafttoy.experiment import Result
 from rafttoy.sim.model import Model
-from rafttoy.worlds import SyncReport
+from rafttoy.worlds import SyncReport, why_asleep
 
 __all__ = [
     "Rows",
@@ -42,6 +42,14 @@ _WIDE = 1000  # columns of a table that is not shown but kept: no line is folded
 def note(text: str) -> None:
     """One line on stderr."""
     click.echo(f"rafttoy: {text}", err=True)
+
+
+def note_host(plan: Plan) -> None:
+    """What makes real runs here slower than they need be, before there are any."""
+    if not is_optimized():
+        note("this Python was built without --enable-optimizations; a distribution's, which is built with them, is up to 1.4 times as fast")
+    if plan.idle == "poll" and (why := why_asleep()):
+        note(f"idle processors sleep, and each message has to wake them: {why} (--idle sleep, to have it so)")
 
 
 def print_table(table: Table) -> None:

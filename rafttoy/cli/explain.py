@@ -14,7 +14,7 @@ from rafttoy.analysis.optimise import Goal, parse_goal
 from rafttoy.analysis.optimise import optimise as search
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cli.config import rank
-from rafttoy.cli.console import note, print_table, progress, tell_foreign, tell_warnings
+from rafttoy.cli.console import note, note_host, print_table, progress, tell_foreign, tell_warnings
 from rafttoy.cli.options import Request, grid_options, model_option, option, set_option
 from rafttoy.errors import CheckFailed, ConfigError
 from rafttoy.experiment import run_grid
@@ -85,6 +85,7 @@ def _optimise(request: Request, model: Model, goal: Goal) -> None:
         raise CheckFailed(f"--optimise: no pipeline keeps {goal} in the model, not even with one proposal in flight")
     best = choices[0]
     plan = msgspec.structs.replace(request.plan, max_inflight=best.plan.max_inflight, max_message_bytes=best.plan.max_message_bytes)
+    note_host(plan)
     with progress("confirming") as moving:
         measured = run_grid("real", [best.cell], plan, data_dir=request.data_dir, flags=request.flags, progress=moving, say=note)[0]
     tell_warnings(measured)

@@ -9,7 +9,7 @@ import click
 
 from rafttoy.analysis.formats import metrics_table
 from rafttoy.cell import Cell, Plan
-from rafttoy.cli.console import note, print_table
+from rafttoy.cli.console import note, note_host, print_table
 from rafttoy.cli.options import (
     busy_poll_option,
     check_cpus,
@@ -84,6 +84,7 @@ def command(
     if cpus:
         check_cpus(cpus, 1)
         os.sched_setaffinity(0, cpus[0])
+    note_host(plan)
     recorded = serve_peer(
         id=cluster.id, peers=cluster.peers, cell=cell, plan=plan, data_dir=data_dir, say=note, verbose=verbose, fresh=fresh
     )

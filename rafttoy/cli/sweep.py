@@ -13,7 +13,7 @@ from rafttoy.analysis.sweep import sweep
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
 from rafttoy.cli.config import rank
-from rafttoy.cli.console import Rows, check_verified, note, progress, tell_foreign
+from rafttoy.cli.console import Rows, check_verified, note, note_host, progress, tell_foreign
 from rafttoy.cli.options import FORMATS, Request, grid_options, model_option, option, set_option
 from rafttoy.cli.types import COUNT
 from rafttoy.sim.model import Model
@@ -64,6 +64,8 @@ def command(
         return request.plan if as_given or charged is None else brief(cell, request.plan, charged)
 
     note(f"seed {request.plan.seed}")
+    if world == "real":
+        note_host(request.plan)
     begun = time.monotonic()
     ran = 0
     with Rows(request.output, [world], request.cells, metrics=request.metrics) as rows, progress("sweeping") as moving:
