@@ -47,9 +47,7 @@ def is_optimized() -> bool:
     Event loops take that much longer on one that is not. Medians of five in turn, Debian's 3.11.2 over a plain 3.11.7, parallel-append over
     tcp: in memory 1.42, 1.30 and 1.15 times as fast with 1, 16 and 128 clients, with etcd's log 1.17, 1.21 and 1.12."""
     configured = sysconfig.get_config_var("CONFIG_ARGS")  # where Debian leaves it out, since it has make do it
-    return (
-        configured is None or "--enable-optimizations" in configured or sys.base_prefix == "/usr"
-    )
+    return configured is None or "--enable-optimizations" in configured or sys.base_prefix == "/usr"
 
 
 @functools.cache
