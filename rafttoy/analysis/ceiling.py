@@ -4,7 +4,8 @@ Three bounds, of which the lowest holds (asymptotic bounds: Denning & Buzen, "Th
 1978; Lazowska et al., Quantitative System Performance, 1984, §5):
 
     clients     X <= N / L(B)          N proposals in flight, each as slow as one round of a batch of B without any queue
-    resources   X <= B / D_r(B)        a round of B takes D of resource r: a loop, the cores, a log on disk, the wire
+    resources   X <= B / D_r(B)        a round of B takes D of resource r: a loop, the cores (all, or one that loops keep to), a log on
+                                       disk, the wire
     window      X <= W / RTT           appends on the way to a follower
 
 Costs are per batch, so every bound rises with B, and L does too; a group forms the batches that it can (group commit). The ceiling is
@@ -19,6 +20,7 @@ for the busiest resource (an M/D/1 queue), which lasts at most half a round on a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import msgspec
@@ -37,7 +39,7 @@ from rafttoy.analysis.queueing import (
 from rafttoy.cell import Cell
 from rafttoy.errors import ConfigError
 from rafttoy.peer import AckOn, ApplyOn, RaftOptions
-from rafttoy.ports import KV_INLINE_BYTES, SAVE_HERE_BYTES
+from rafttoy.ports import KV_INLINE_BYTES, SAVE_HERE_BYTES, core_of
 from rafttoy.proposal import KEY_BYTES, OVERHEAD_BYTES
 from rafttoy.raft.entries import entry_sizes
 from rafttoy.sim.model import Disk, Linear, Model
@@ -315,6 +317,13 @@ class _Round:
         without_leader = before + self._all_sync + after if self._quorum <= self._followers else math.inf
         return begin + min(max(self._send + save, remote), without_leader) + end
 
+    def _busiest_core_ns(self, *, alone: bool) -> float:
+        """Of loops that keep to cores, what the followers of one core do there; 0 where each goes anywhere, or has a core of its own."""
+        if alone or not self._model.software.placed or self._cell.transport == "mem":
+            return 0.0
+        sharing = Counter(core_of(id, self._model.hardware.cores) for id in range(2, self._cell.nodes + 1))
+        return max(sharing.values(), default=0) * self._follower
+
     def _bounds(self) -> dict[str, float]:
         batch, hardware = self.batch, self._model.hardware
         one_process = self._cell.transport == "mem"
@@ -326,7 +335,7 @@ class _Round:
         bounds = {
             "leader": batch * serial_ceiling(loops if one_process else self._leader),
             "follower": batch * serial_ceiling(0.0 if one_process else self._follower),
-            "cores": batch * serial_ceiling(core_ns / hardware.cores),
+            "cores": batch * serial_ceiling(max(core_ns / hardware.cores, self._busiest_core_ns(alone=alone))),
             "disk": min(
                 disk_ceiling(batch, max(self._sync, self._follower_sync) - self._device, self._excess / batch, hardware.disk.byte_ns),
                 disk_ceiling(batch, 0.0, sharing * self._excess / batch, hardware.disk.byte_ns),

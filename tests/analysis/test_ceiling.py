@@ -74,6 +74,15 @@ def test_peers_of_one_host_share_its_cores() -> None:
     assert apart.ops_per_s == pytest.approx(1 / 3e-6, rel=1e-4)
 
 
+@pytest.mark.parametrize(("cores", "of_one_core"), [(1, 9.0), (2, 6.0), (3, 3.0)])
+def test_followers_whose_loops_keep_to_a_core_share_it(cores: int, of_one_core: float) -> None:
+    """3 µs an entry on each of three peers. With two cores the leader has one, and waits for what both followers do on the other."""
+    model = make_model(delay_us=0.0, stages={"engine.apply": Linear(entry_us=3.0)}, cores=cores, hosts="one")
+    model = msgspec.structs.replace(model, software=msgspec.structs.replace(model.software, placed=True))
+    found = ceiling(model, with_(MEM, conc=100_000))
+    assert found.bounds["cores"] == pytest.approx(1e6 / of_one_core, rel=1e-3)
+
+
 def test_peers_of_one_process_share_its_loop() -> None:
     model = make_model(delay_us=0, stage_us=10)
     found = ceiling(model, with_(MEM, pipeline="async-storage", transport="mem", conc=4096))
