@@ -92,5 +92,5 @@ def drift(entries: Sequence[Entry]) -> str:
     if before is None:
         return ""
     points = last.mape_pct - before.mape_pct
-    word = "worse" if points > _DRIFTED_PCT else "better" if points < -_DRIFTED_PCT else "as good"
-    return f"{word} than {before.commit or before.date}: MAPE {before.mape_pct:.1f} → {last.mape_pct:.1f} %"
+    word = "worse than" if points > _DRIFTED_PCT else "better than" if points < -_DRIFTED_PCT else "as good as"
+    return f"{word} {before.commit or before.date}: MAPE {before.mape_pct:.1f} → {last.mape_pct:.1f} %"

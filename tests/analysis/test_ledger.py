@@ -62,10 +62,10 @@ def test_lines_are_added_and_read_back(tmp_path: Path) -> None:
         read(book)
 
 
-@pytest.mark.parametrize(("mape_pct", "word"), [(7.0, "as good"), (9.5, "as good"), (4.0, "better"), (12.5, "worse")])
+@pytest.mark.parametrize(("mape_pct", "word"), [(7.0, "as good as"), (9.5, "as good as"), (4.0, "better than"), (12.5, "worse than")])
 def test_drift_is_told_against_the_last_on_the_same_host(mape_pct: float, word: str) -> None:
     elsewhere = later(host="other", mape_pct=90.0)
-    assert drift([ENTRY, elsewhere, later(mape_pct=mape_pct)]) == f"{word} than 0123456789ab: MAPE 8.0 → {mape_pct:.1f} %"
+    assert drift([ENTRY, elsewhere, later(mape_pct=mape_pct)]) == f"{word} 0123456789ab: MAPE 8.0 → {mape_pct:.1f} %"
 
 
 def test_the_first_of_a_host_has_nothing_to_drift_from() -> None:
