@@ -74,6 +74,7 @@ class Pace:
         normal = NormalDist(0.0, deviation)
         quantiles = np.exp([normal.inv_cdf((i + 0.5) / _PACES) for i in range(_PACES)])
         self._quantiles = quantiles / quantiles.mean()
+        self.least = float(self._quantiles[0])
         self._rng = rng
         self._factors: list[float] = []
 
@@ -91,9 +92,14 @@ class SimHost:
         self.env = env
         self._stops = stops
         self._pace = pace
+        self._least = pace.least if pace is not None else 1.0
         self.free_at_ns = [0] * cores
         self.busy_ns = 0
         self.last_core = 0
+
+    def at_least_ns(self, duration_ns: int) -> int:
+        """What such work takes at the fastest pace, undisturbed."""
+        return int(duration_ns * self._least)
 
     def reserve(self, earliest_ns: int, duration_ns: int, core: int = -1, *, sticky: bool = False, pinned: bool = False) -> int:
         """Takes `core` if it is free at `earliest_ns` exactly (work that goes on there), else the one that is free first, from
@@ -141,8 +147,9 @@ class Loop:
         now: int = self.env.now  # type: ignore[assignment]  # SimPy types time as float; ours are integers throughout
         self.busy_ns += duration_ns
         if self.rest_ns:
+            self.free_at_ns -= self.host.at_least_ns(self.rest_ns)
             self.rest_ns += duration_ns
-            self.free_at_ns += duration_ns  # at the earliest
+            self.free_at_ns += self.host.at_least_ns(self.rest_ns)
             return
         first_ns = min(duration_ns, SLICE_NS)
         if self.free_at_ns > now:
@@ -153,7 +160,7 @@ class Loop:
         if first_ns < duration_ns:
             self.rest_ns = duration_ns - first_ns
             self.env.process(self._go_on(self.free_at_ns))
-            self.free_at_ns += self.rest_ns
+            self.free_at_ns += self.host.at_least_ns(self.rest_ns)  # who waits must not sleep longer: others would come first
 
     def hold(self, until_ns: int) -> None:
         """The loop waits, behind what is reserved already, and does nothing else until then; its core may."""
@@ -165,11 +172,11 @@ class Loop:
         while self.rest_ns:
             yield env.timeout(at_ns - env.now)
             piece_ns = min(self.rest_ns, SLICE_NS)
+            promised_ns = at_ns + host.at_least_ns(self.rest_ns)
             self.rest_ns -= piece_ns
-            began_ns = at_ns
             at_ns = host.reserve(at_ns, piece_ns, self.core, pinned=self.pinned)
             self.core = host.last_core
-            self.free_at_ns += at_ns - began_ns - piece_ns
+            self.free_at_ns += at_ns + host.at_least_ns(self.rest_ns) - promised_ns
 
     def free(self) -> Generator[simpy.Event, Any, None]:
         """Waits until the loop is free."""

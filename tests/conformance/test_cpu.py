@@ -14,7 +14,7 @@ import simpy
 from rafttoy.ports import core_of
 from rafttoy.real.runtime import RealCpu
 from rafttoy.sim.model import Disk, Hardware, Interruptions, Linear, Meta, Model, Software
-from rafttoy.sim.runtime import Loop, Pace, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
+from rafttoy.sim.runtime import SLICE_NS, Loop, Pace, SimClock, SimCpu, SimHost, SimTasks, Spread, Stops
 from tests.conformance.cpu import Run, Scenario, burn, check_cpu
 from tests.conformance.test_clock_tasks import drive
 
@@ -388,6 +388,18 @@ def test_work_takes_as_long_as_the_host_s_pace_says() -> None:
     pace = Pace(0.2, np.random.default_rng(1))
     host = SimHost(env, 1, pace=pace)
     assert host.reserve(0, 1_000_000) == int(1_000_000 * pace.at(0)) == host.busy_ns
+
+
+def test_who_waits_for_long_work_on_a_fast_host_does_not_sleep_beyond_its_end() -> None:
+    """Ten slices at a pace that comes out faster or slower than the mean: the loop is free when the last one ends."""
+    for seed in range(20):
+        env = simpy.Environment(initial_time=0)
+        loop = Loop(SimHost(env, 1, pace=Pace(0.4, np.random.default_rng(seed))), core=0)
+        loop.charge(10 * SLICE_NS)
+        loop.charge(1000)
+        env.process(loop.free())
+        env.run()
+        assert loop.free_at_ns == loop.host.free_at_ns[0] == env.now
 
 
 def test_without_a_spread_or_a_source_of_chance_every_execution_takes_the_mean() -> None:
