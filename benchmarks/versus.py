@@ -36,14 +36,14 @@ from scipy import stats
 
 from rafttoy.analysis import formats
 from rafttoy.cell import IDLE_MODES, Cell, Plan
-from rafttoy.cli.console import note, print_table, progress
+from rafttoy.cli.console import note, note_host, print_table, progress
 from rafttoy.cli.options import grid
 from rafttoy.cli.types import COUNT, DURATION, RATE
 from rafttoy.errors import CheckFailed, ConfigError, PeerError, RafttoyError, RunError, unknown
 from rafttoy.experiment import validate
 from rafttoy.ports import SYNC_MODES
 from rafttoy.storage import is_durable
-from rafttoy.worlds import idle_cores, why_asleep
+from rafttoy.worlds import idle_cores, idle_mode
 
 T = TypeVar("T")
 
@@ -362,8 +362,8 @@ def _u_counts(n: int, m: int) -> list[int]:
 
 class Comparison(msgspec.Struct, frozen=True):
     """One cell: what each round gave on both sides, metric → values in order of the rounds, and the ratios of those that both tell.
-    `idle` is what processors
-    did that neither side used; `others` is the share of the cores' time that other processes took, of every run in turn."""
+    `idle` is what processors did that neither side used; `others` is the share of the cores' time that other processes took, of every run
+    in turn."""
 
     cell: Cell
     sync: str
@@ -540,10 +540,8 @@ def versus(
         if (value is None) != (placeholder in command):
             raise ConfigError(f"say {flag}, or have --other take {placeholder}, but not both")
     other = Other(name, command, other_durable == "yes", other_bytes, other_nodes, other_processes)
-    if idle == "poll" and (why := why_asleep()):
-        note(f"idle processors sleep: {why}")
-        idle = "sleep"
-    plan = Plan(seconds=duration, warmup_seconds=warmup, seed=seed, sync=sync, idle=idle)
+    note_host(Plan(idle=idle))
+    plan = Plan(seconds=duration, warmup_seconds=warmup, seed=seed, sync=sync, idle=idle_mode(idle))
     wanted = list(dict.fromkeys(cell for text in cells for cell in parse_cells(text)))
     for cell in wanted:
         refuse(cell, sync, other)
@@ -551,7 +549,7 @@ def versus(
     done: list[Comparison] = []
     runs = 2 * rounds * len(wanted)
     try:
-        with idle_cores(idle), progress("comparing") as moving:
+        with idle_cores(plan.idle), progress("comparing") as moving:
             for i, cell in enumerate(wanted):
 
                 def moved(finished: int, i: int = i, cell: Cell = cell) -> None:

@@ -21,7 +21,7 @@ from rafttoy.pipeline import PIPELINES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Model
 from rafttoy.storage import ENGINES, STORAGES, is_durable, parse_wal
-from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, run_local, run_sim, why_asleep
+from rafttoy.worlds import TRANSPORTS, WORLDS, check_sync, cores, drive_cluster, idle_mode, run_local, run_sim
 
 __all__ = ["Cell", "Cluster", "Plan", "Progress", "Result", "run_grid", "validate"]
 
@@ -160,7 +160,7 @@ def run_grid(
         report = _check_sync(data_dir)
         made["disk"], doubts = msgspec.to_builtins(report), report.doubts
     pinned = {cpu for each in cpus or () for cpu in each} if cluster is None else set()
-    host = _Host(len(pinned) or cores(model), _apart(model, cluster), _idle(plan) if world == "real" else None)
+    host = _Host(len(pinned) or cores(model), _apart(model, cluster), idle_mode(plan.idle) if world == "real" else None)
     runs = [(cell, msgspec.structs.replace(plan, seed=plan.seed + i)) for cell in cells for i in range(count)]
     results: list[Result] = []
 
@@ -231,10 +231,6 @@ class _Host(msgspec.Struct, frozen=True):
     cores: int
     apart: bool
     idle: str | None
-
-
-def _idle(plan: Plan) -> str:
-    return "sleep" if plan.idle == "sleep" or why_asleep() else "poll"
 
 
 def _apart(model: Model | None, cluster: Cluster | None) -> bool:

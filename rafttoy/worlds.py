@@ -14,7 +14,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.real.bench import RealBench
 from rafttoy.real.cluster import drive_cluster, run_local
 from rafttoy.real.device import SyncReport, check_sync
-from rafttoy.real.idle import idle_cores, why_asleep
+from rafttoy.real.idle import idle_cores, idle_mode, why_asleep
 from rafttoy.real.node import Event, Job, Listening, Log, run_node, start_loop
 from rafttoy.real.profile import check_profile
 from rafttoy.sim.bench import SimBench
@@ -32,6 +32,7 @@ __all__ = [
     "cores",
     "drive_cluster",
     "idle_cores",
+    "idle_mode",
     "run_local",
     "run_sim",
     "serve_peer",
@@ -85,10 +86,7 @@ def serve_peer(
             loop.add_signal_handler(number, stop.set)
         recorded.update(await run_node(Job(id, tuple(peers), str(root), cell, plan, fresh=fresh), emit, stop))
 
-    with idle_cores(plan.idle), contextlib.nullcontext(data_dir) if data_dir is not None else _own_directory() as root:
-        start_loop(run(Path(root)))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(idle_cores(plan.idle))
+        start_loop(run(data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rafttoy-")))))
     return recorded
-
-
-def _own_directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="rafttoy-")

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["idle_cores", "why_asleep"]
+__all__ = ["idle_cores", "idle_mode", "why_asleep"]
 
 _DEVICE = Path("/dev/cpu_dma_latency")
 _AT_ONCE = struct.pack("i", 0)  # µs that a processor may take to wake up
@@ -30,6 +30,11 @@ def idle_cores(mode: str) -> Iterator[None]:
                 stack.callback(os.close, device)
                 os.write(device, _AT_ONCE)
         yield
+
+
+def idle_mode(asked: str) -> str:
+    """What idle processors will do in `idle_cores(asked)`."""
+    return "sleep" if asked == "sleep" or why_asleep() else "poll"
 
 
 def why_asleep() -> str:

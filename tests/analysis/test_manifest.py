@@ -26,7 +26,7 @@ def test_manifest_names_versions_host_commit_and_flags() -> None:
     ("configured", "prefix", "expected"),
     [
         ("'--prefix=/opt/python' '--enable-optimizations' '--with-lto'", "/opt/python", True),
-        ("'--prefix=/root/.pyenv/versions/3.11.7' '--enable-shared'", "/root/.pyenv/versions/3.11.7", False),
+        ("'--prefix=/opt/pyenv/3.11.7' '--enable-shared'", "/opt/pyenv/3.11.7", False),
         ("'--enable-shared' '--prefix=/usr'", "/usr", True),  # Debian's
         (None, "C:/Python", True),  # where there was no configure
     ],
