@@ -22,8 +22,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
-from math import comb
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -32,9 +30,9 @@ import click
 import msgspec
 from rich import box
 from rich.table import Table
-from scipy import stats
 
 from rafttoy.analysis import formats
+from rafttoy.analysis.ratio import CONFIDENCE, Ratio, ratio_of
 from rafttoy.cell import IDLE_MODES, Cell, Plan
 from rafttoy.cli.console import note, note_host, print_table, progress
 from rafttoy.cli.options import grid
@@ -46,8 +44,6 @@ from rafttoy.storage import is_durable
 from rafttoy.worlds import idle_cores, idle_mode
 
 T = TypeVar("T")
-
-CONFIDENCE = 0.95
 
 KEPT_UP_FROM = 0.95
 """Of the rate of an open loop: who serves less has a queue that grows while the run lasts, and its latencies say how long that was."""
@@ -318,46 +314,7 @@ def read_sample(output: str, cell: Cell) -> Sample:
     return sample
 
 
-# --- ratios ------------------------------------------------------------------------------------------------------------------
-
-
-class Ratio(msgspec.Struct, frozen=True):
-    """Ours over theirs: `ratio`, an interval that covers the true one with probability `coverage`, and `p`, the probability of
-    samples at least so far apart if there were no difference."""
-
-    ratio: float
-    low: float
-    high: float
-    coverage: float
-    p: float
-
-
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """The Hodges-Lehmann estimate of the ratio (the median of all pairs' ratios), and the interval that inverts the exact
-    Mann-Whitney test (Hollander & Wolfe, "Nonparametric Statistical Methods", §4.3), whose p-value stands beside it.
-
-    With so few runs that no interval covers CONFIDENCE it is the widest there is, and `coverage` says what that is worth."""
-    ratios = sorted(mine / other for mine in ours for other in theirs)
-    below = [count / comb(len(ours) + len(theirs), len(ours)) for count in accumulate(_u_counts(len(ours), len(theirs)))]
-    cut = max(1, sum(1 for chance in below[: (len(ratios) + 1) // 2] if chance <= (1 - CONFIDENCE) / 2))
-    return Ratio(
-        ratio=statistics.median(ratios),
-        low=ratios[cut - 1],
-        high=ratios[-cut],
-        coverage=1 - 2 * below[cut - 1],
-        p=float(stats.mannwhitneyu(ours, theirs, alternative="two-sided").pvalue),
-    )
-
-
-def _u_counts(n: int, m: int) -> list[int]:
-    """How many of the orders of n + m values have Mann-Whitney's U = 0, 1, …, n·m: coefficients of the Gaussian binomial."""
-    counts = [1] + [0] * (n * m)
-    for i in range(1, n + 1):
-        for u in range(n * m, m + i - 1, -1):
-            counts[u] -= counts[u - m - i]
-        for u in range(i, n * m + 1):
-            counts[u] += counts[u - i]
-    return counts
+# --- rounds -----------------------------------------------------------------------------------------------------------------
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -408,7 +365,7 @@ def run_rounds(
         moved(i + 1)
     common = [name for name in METRICS if all(name in sample for sample in (*ours, *theirs))]
     left, right = ({name: [sample[name] for sample in side] for name in common} for side in (ours, theirs))
-    ratios = {name: compare(left[name], right[name]) for name in common}
+    ratios = {name: ratio_of(left[name], right[name]) for name in common}
     for side, values in (("ours", left["ops_per_s"]), ("theirs", right["ops_per_s"])):
         if cell.rate and min(values) < KEPT_UP_FROM * cell.rate:
             note(f"{cell}: {side} served {min(values) / cell.rate:.0%} of the rate: its latencies are those of a queue that grows")
