@@ -254,11 +254,11 @@ SYNC_MODES = ("fdatasync", "dsync", "none")
 """How durability is had: a write then fdatasync; a write with RWF_DSYNC, one call; or not at all (the kernel's time)."""
 
 SAVE_HERE_BYTES = 4 << 10
-"""Up to here a synced write is done on the loop, where the caller has nothing else to do: the disk thread's wake-up and the loop's take
-as long as a fast device's sync."""
+"""Up to here a synced write of a file or a store is done on the loop, where the caller has nothing else to do: the disk thread's wake-up
+and the loop's take as long as a fast device's sync."""
 
 KV_INLINE_BYTES = 64 << 10
-"""Up to here an unsynced write of a durable store is done on the loop; larger and synced ones on the store's own thread."""
+"""Up to here an unsynced write of a durable store is done on the loop; larger and most synced ones on the store's own thread."""
 
 
 class WriteBatch(Protocol):
@@ -276,10 +276,10 @@ class WriteBatch(Protocol):
 class KvStore(Protocol):
     def batch(self) -> WriteBatch: ...
 
-    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
+    def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> Awaitable[None]:
         """Atomic; readable once it returns; with `sync` also durable, with every earlier write. It begins when it is called; what it
         returns is to be awaited, once. Writes are carried out in the order of the calls. Raises StorageError; then no later write is
-        carried out: they fail too."""
+        carried out: they fail too. `here` as in `File.pwritev`."""
 
     async def get(self, key: bytes) -> bytes | None: ...
 

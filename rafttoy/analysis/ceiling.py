@@ -224,7 +224,7 @@ class _Round:
         if self._wal == "mem":
             return
         may_wait = self._cell.transport != "mem" and self._cell.nodes > 1
-        here = may_wait and self._shape.waits and self._wal in ("file", "etcd") and self._frames <= SAVE_HERE_BYTES
+        here = may_wait and self._shape.waits and self._frames <= SAVE_HERE_BYTES
         handoff, loop = (0.0, 0.0) if here else (disk.handoff_us * 1e3, disk.loop_us * 1e3)
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + loop
         store = beside = 0.0

@@ -1,7 +1,7 @@
 """Key-value stores of the real world: LevelDB (plyvel) and dict; RocksDB (rocksdict) is an extra.
 
-A synced write waits for the disk on the store's own thread, where both libraries let other threads run; an unsynced one is work of
-microseconds and is done where it is asked for, unless it is large.
+A synced write waits for the disk on the store's own thread, where both libraries let other threads run, unless it is small and the loop
+has nothing else to do; an unsynced one is work of microseconds and is done where it is asked for, unless it is large.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, Buffer, KvBuffer, KvStore, WriteBatch
+from rafttoy.ports import KV_BUFFER_BYTES, KV_INLINE_BYTES, SAVE_HERE_BYTES, Buffer, KvBuffer, KvStore, WriteBatch
 from rafttoy.real.files import DiskThread
 from rafttoy.real.runtime import RealCpu, RealStage, RealTasks
 
@@ -125,21 +125,28 @@ class _Threaded:
     def batch(self) -> _Batch:
         return _Batch()
 
-    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
+    def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
         self._buffer.take(batch.count, batch.nbytes)
-        if sync or batch.nbytes > KV_INLINE_BYTES or self._in_line:
+        most = KV_INLINE_BYTES if not sync else SAVE_HERE_BYTES if here else -1
+        if batch.nbytes > most or self._in_line:
             self._in_line += 1
             return self._beside(batch, self._thread.submit(self._carry_out, batch, sync))
-        return self._on_loop(batch)
+        return self._on_loop(batch, sync)
 
-    async def _on_loop(self, batch: _Batch) -> None:
+    def _on_loop(self, batch: _Batch, sync: bool) -> Awaitable[None]:
         mark = self._inline.start()
+        failure = None
         try:
-            self._attempt(batch, False)
+            self._attempt(batch, sync)
         except self._failures as error:
-            raise StorageError(f"{self._path}: {error}") from error
-        await self._inline.done(mark, batch.count, batch.nbytes)
+            failure = error
+        return self._ended(self._inline.done(mark, batch.count, batch.nbytes), failure)
+
+    async def _ended(self, done: Awaitable[None], failure: Exception | None) -> None:
+        await done
+        if failure is not None:
+            raise StorageError(f"{self._path}: {failure}") from failure
 
     async def _beside(self, batch: _Batch, spent: asyncio.Future[int]) -> None:
         try:
@@ -237,7 +244,7 @@ class _Dict:
     def batch(self) -> _Batch:
         return _Batch()
 
-    async def write(self, batch: WriteBatch, *, sync: bool) -> None:
+    async def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> None:
         assert isinstance(batch, _Batch)
         mark = self._stage.start()
         if len(self._layers[-1]) >= _LAYER:

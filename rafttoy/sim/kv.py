@@ -12,7 +12,7 @@ import simpy
 
 from rafttoy.errors import ConfigError, StorageError
 from rafttoy.observe import BESIDE_LOOP
-from rafttoy.ports import KV_INLINE_BYTES, KV_PAIR_BYTES, Buffer, KvBuffer, KvStore, Sized, WriteBatch
+from rafttoy.ports import KV_INLINE_BYTES, KV_PAIR_BYTES, SAVE_HERE_BYTES, Buffer, KvBuffer, KvStore, Sized, WriteBatch
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv, Linear
@@ -136,11 +136,12 @@ class _Store:
     def batch(self) -> _Batch:
         return _Batch()
 
-    def write(self, batch: WriteBatch, *, sync: bool) -> Awaitable[None]:
+    def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
         stores, content = self._stores, self._content
         sync = sync and not self._volatile
-        threaded = sync or self._in_line > 0 or (batch.nbytes > KV_INLINE_BYTES and not self._volatile)
+        most = KV_INLINE_BYTES if not sync else SAVE_HERE_BYTES if here and not self._waits_for_flush() else -1
+        threaded = not self._volatile and (batch.nbytes > most or self._in_line > 0)
         cost_ns = int(self._costs.write_ns(batch.count, batch.nbytes, self._taken.pairs) * next(self._factors))
         (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
         failure = self._write_failure()
@@ -166,7 +167,12 @@ class _Store:
             work = self._last = stores.on_thread((self._last, self._full), cost_ns, nbytes, self._costs, sync=sync)
         else:
             stores.loop.charge(cost_ns)
+            if sync:
+                stores.sync_here(nbytes, self._costs)
         return self._ended(work, failure, content.batches(), sync=sync)
+
+    def _waits_for_flush(self) -> bool:
+        return self._full is not None and self._full.is_alive
 
     def _buffer(self, count: int, nbytes: int) -> None:
         """Has flushes and compactions done that these pairs make necessary."""
@@ -275,6 +281,16 @@ class SimKvStores:
             self.loop.background_ns += self._disk.cpu_ns(nbytes)
         stall_ns = 0 if sync else int(costs.stall_byte_ns * nbytes)
         return self.loop.env.process(self._work(before, cost_ns, stall_ns, nbytes, costs.sync_factor if sync else None))
+
+    def sync_here(self, nbytes: int, costs: Kv) -> None:
+        """The loop syncs the store's log itself, behind what it is charged with, and does nothing else until that has ended."""
+        loop, disk = self.loop, self._disk
+        begin_ns = max(int(loop.env.now), loop.free_at_ns)
+        if self._durable:
+            end_ns = disk.synced_write(begin_ns, nbytes, grows=False, factor=costs.sync_factor)
+        else:
+            end_ns = disk.write(begin_ns, nbytes)
+        loop.hold(end_ns + (self.faults.stall_ns if self.faults is not None else 0))
 
     def beside(self, cost_ns: int, nbytes: int) -> simpy.Process:
         """Core time of threads of the store's own, which write so much to the device as they go."""

@@ -18,7 +18,7 @@ from rafttoy.errors import CorruptionError, MalformedMessage, StorageError
 from rafttoy.ports import Buffer, Ports, Sized, WriteBatch
 from rafttoy.raft.entries import EntryBatch, EntryType
 from rafttoy.raft.types import HardState, SnapshotMetadata
-from rafttoy.storage.api import Save, WalState
+from rafttoy.storage.api import Save, WalState, may_wait
 from rafttoy.storage.engine import Store
 from rafttoy.storage.fileformat import join_ends
 from rafttoy.storage.replay import Gap, Replay
@@ -100,7 +100,7 @@ class KvWal:
         if hard_state is not None:
             write.put(_HARD_STATE, hard_state.encode())
         await stage.done(mark, entries, size)
-        return self._commit(write, size, sync=sync)
+        return self._commit(write, size, sync=sync, here=may_wait(saves))
 
     def _put(self, write: WriteBatch, batch: EntryBatch) -> None:
         first, firsts = batch.first, self._firsts
@@ -134,12 +134,12 @@ class KvWal:
         del self._firsts[begin:end]
         del self._terms[begin:end]
 
-    def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool) -> Awaitable[None]:
+    def _commit(self, write: WriteBatch, nbytes: int, *, sync: bool, here: bool = False) -> Awaitable[None]:
         sync = sync and self._sync
         self._writes += 1
         self._syncs += sync
         self._bytes += nbytes
-        return self._store.kv.write(write, sync=sync)
+        return self._store.kv.write(write, sync=sync, here=here)
 
     async def read(self, batch: EntryBatch) -> EntryBatch:
         firsts = self._firsts

@@ -46,6 +46,23 @@ async def _what_was_put_is_got(kv: KvStores, kind: str) -> None:
 
 
 @_clause
+async def _writes_are_in_order_whoever_carries_them_out(kv: KvStores, kind: str) -> None:
+    """On the loop or beside it: small ones that someone has nothing to do but wait for, among others."""
+    store = await kv.open(kind, "store")
+    begun = []
+    for i, (nbytes, sync, here) in enumerate([(1, True, True), (9000, True, True), (1, True, True), (1, False, False), (1, True, True)]):
+        batch = store.batch()
+        batch.put(b"a", b"%d" % i * nbytes)
+        batch.put(b"%d" % i, b"x")
+        begun.append(store.write(batch, sync=sync, here=here))
+    for write in begun:
+        await write
+    assert await store.get(b"a") == b"4"
+    assert [key for key, _ in await store.scan(b"0", b"9")] == [b"0", b"1", b"2", b"3", b"4"]
+    await store.close()
+
+
+@_clause
 async def _operations_of_a_batch_count_in_order(kv: KvStores, kind: str) -> None:
     store = await kv.open(kind, "store")
     batch = store.batch()
