@@ -31,6 +31,7 @@ _FILE_BYTES = 8 << 20
 _LARGE_BYTES = (64 << 10, 512 << 10)
 _PERCENT = [*range(0, 100, 5), 97.5, 99, 99.5, 99.9, 100]
 _STOP_US = 100
+_STOP_PERCENT = [*range(0, 100, 10), 95, 97.5, 99, 100]
 _FEWEST_STOPS = 5
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
@@ -77,7 +78,9 @@ def probe_interruptions(count: int, seconds: float = 1.2) -> Interruptions | Non
     if len(stops) < _FEWEST_STOPS:
         return None
     return Interruptions(
-        per_s=round(len(stops) / seconds / count, 2), us=[round(us, 1) for us in np.percentile(stops, range(0, 101, 10)).tolist()]
+        per_s=round(len(stops) / seconds / count, 2),
+        us=[round(us, 1) for us in np.percentile(stops, _STOP_PERCENT).tolist()],
+        percent=[float(percent) for percent in _STOP_PERCENT],
     )
 
 

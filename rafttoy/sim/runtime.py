@@ -45,6 +45,7 @@ class Stops:
 
     def __init__(self, costs: Interruptions, cores: int, rng: Any) -> None:
         self._mean_ns = 1e9 / costs.per_s
+        self._percents = costs.percents()
         self._table_ns = [us * 1000.0 for us in costs.us]
         self._rng = rng
         self._next = [self._draw(0) for _ in range(cores)]
@@ -52,8 +53,7 @@ class Stops:
     def _draw(self, after_ns: int) -> tuple[int, int]:
         """(begin, duration) of the first stop from `after_ns` on."""
         begin_ns = after_ns + int(self._rng.exponential(self._mean_ns))
-        share = self._rng.random() * (len(self._table_ns) - 1)
-        return begin_ns, int(np.interp(share, range(len(self._table_ns)), self._table_ns))
+        return begin_ns, int(np.interp(100.0 * self._rng.random(), self._percents, self._table_ns))
 
     def end_ns(self, core: int, begin_ns: int, duration_ns: int) -> int:
         """When work on `core` ends. Nothing may ask for an earlier time of that core later."""

@@ -235,7 +235,9 @@ def test_a_stage_without_a_cost_is_told() -> None:
     assert result.warnings == ["model bed has no cost for ack, propose: counted as free"]
 
 
-INTERRUPTED = msgspec.structs.replace(make_model().hardware, interruptions=Interruptions(per_s=4.5, us=[100.0, 250.0, 8000.0]))
+INTERRUPTED = msgspec.structs.replace(
+    make_model().hardware, interruptions=Interruptions(per_s=4.5, us=[100.0, 250.0, 8000.0], percent=[0.0, 90.0, 100.0])
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -270,6 +272,8 @@ def test_widths_without_their_place_are_refused() -> None:
         ({"per_s": 3.0, "us": [2.0, 1.0]}, "us ascends, as quantiles do.*interruptions"),
         ({"per_s": 0.0, "us": [1.0, 2.0]}, r"Expected `float` > 0.0 - at `\$\.hardware\.interruptions\.per_s`"),
         ({"per_s": 3.0, "us": [1.0]}, r"length >= 2 - at `\$\.hardware\.interruptions\.us`"),
+        ({"per_s": 3.0, "us": [1.0, 2.0, 3.0], "percent": [0.0, 100.0]}, "percent has 2 values, us 3"),
+        ({"per_s": 3.0, "us": [1.0, 2.0], "percent": [10.0, 100.0]}, "percent ascends from 0 to 100"),
     ],
 )
 def test_interruptions_that_are_none_are_refused(interruptions: dict[str, Any], message: str) -> None:

@@ -129,6 +129,15 @@ def test_interruptions_stretch_work_as_often_as_they_come() -> None:
     assert max(late) <= 200 * US
 
 
+def test_few_interruptions_are_long() -> None:
+    """One in ten lasts 1 to 2 ms, the others 1 to 100 µs: between the quantiles that are given it is a straight line."""
+    tailed = Stops(
+        Interruptions(per_s=100.0, us=[1.0, 100.0, 1000.0, 2000.0], percent=[0.0, 90.0, 90.1, 100.0]), 1, np.random.default_rng(1)
+    )
+    lost_ns = tailed.end_ns(0, 0, 100_000_000_000) - 100_000_000_000
+    assert lost_ns == pytest.approx(100 * 100 * (0.9 * 50.5 + 0.1 * 1500) * US, rel=0.05)
+
+
 def test_interruptions_are_drawn_by_seed() -> None:
     ends = [[stops(1000, [1.0, 500.0], seed).end_ns(0, at, 10_000_000) for at in (0, 20_000_000)] for seed in (1, 1, 2)]
     assert ends[0] == ends[1] != ends[2]
