@@ -502,6 +502,8 @@ class Peer(Desk):
 
     async def _propose(self) -> None:
         mark = self._proposing.start()
+        if self.client is not None:
+            self.client.top_up()
         waiting = self.proposals.drain()
         payloads = join_payloads([entry[0] for entry in waiting])
         try:

@@ -115,6 +115,9 @@ class Client(Protocol):
     def turn(self) -> None:
         """After a round of the calls above: the time to propose again."""
 
+    def top_up(self) -> None:
+        """Just before what was proposed is taken: the time to add what came since."""
+
 
 class ProposalBuffer:
     """What waits to be proposed: (payloads, client, token)."""

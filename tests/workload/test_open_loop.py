@@ -76,6 +76,35 @@ def test_arrivals_that_are_due_are_released_when_the_client_has_its_turn() -> No
     assert len({when_ns % TICK_NS for when_ns, _, _ in server.calls}) > 5
 
 
+def test_what_came_since_the_turn_goes_along_when_the_proposals_are_taken() -> None:
+    """A peer that acknowledges early in a round has a turn for its client then, and takes what is proposed at the end."""
+    world = World()
+    taken: list[list[int]] = []
+    proposed: list[Any] = []
+    load = make_load(
+        world.ports,
+        Cell(conc=0, rate=10_000, arrival="constant"),
+        Plan(seconds=1.0, warmup_seconds=0.0),
+        lambda client, token, payloads: proposed.append(token),
+        content=False,
+    )
+
+    async def main() -> None:
+        load.start()
+        for _ in range(3):
+            await world.clock.sleep_ns(MS)
+            load.turn()
+            await world.clock.sleep_ns(MS // 2)
+            load.top_up()
+            taken.append(sorted(round(when / 1e5) for token in proposed for when in token))
+            proposed.clear()
+
+    world.spawn(main())
+    world.run(until_ns=10 * MS)
+    assert taken == [list(range(1, 16)), list(range(16, 31)), list(range(31, 46))]
+    assert load.outstanding == 45
+
+
 def test_the_generator_leaves_the_loop_alone_between_ticks() -> None:
     """A loop that never sleeps keeps its disk thread waiting for the interpreter's lock."""
     world = World()
