@@ -44,6 +44,7 @@ SOFTWARE = Software(
         "wal.encode": Linear(15.0, 0.05),
     },
     kv={kind: Kv(write=Linear(2.2, 0.3, 2.0)) for kind in ("leveldb", "rocksdb", "dict")},
+    reads_in_turn=True,
 )
 """An interpreter's costs, in round figures."""
 
@@ -277,14 +278,20 @@ def async_storage_writes() -> Finding:
 
 
 def async_storage_on_fast_disks() -> Finding:
-    model = model_of("m5d.4xlarge", "disk.sync_us=10", "disk.handoff_us=10")
-    before, after = (mean_ms(offered(model, pipeline, 12_000)) for pipeline in ("parallel-append", "async-storage"))
+    """What the source measured is throughput, of clients that each wait for their own answer."""
+
+    def both(sync_us: int) -> list[float]:
+        model = model_of("m5d.4xlarge", f"disk.sync_us={sync_us}", "disk.handoff_us=10")
+        return [independent(64, model, pipeline, (20_000, 160_000)) for pipeline in ("parallel-append", "async-storage")]
+
+    before, after = both(10)
+    slower_before, slower_after = both(100)
     return Finding(
         "cockroach#96800",
-        "local SSD without barriers (a sync in 10 µs, hand-off 10 µs), 12,000/s: async-storage instead of parallel-append",
-        "a regression on fast disks",
-        f"mean latency {change(after, before):+.0f} %",
-        above(after, before),
+        "local SSD without barriers (a sync in 10 µs, hand-off 10 µs), 64 independent clients: async-storage instead of parallel-append",
+        "throughput falls where syncs are that fast, and not on another cloud's disks",
+        f"{change(after, before):+.0f} %; with a sync in 100 µs {change(slower_after, slower_before):+.0f} %",
+        above(before, after) and above(slower_after, slower_before),
     )
 
 

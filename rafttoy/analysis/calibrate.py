@@ -192,7 +192,15 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
             confidence=f"short runs, {len(training) // len(once)} a training cell",
         ),
         hardware=Hardware(cores=cores(None), disk=with_cpu(disk, reports), links=links, interruptions=interruptions),
-        software=Software(stages, kv, spread=spread, spread_percent=SPREAD_PERCENT if spread else [], lock_us=_lock_us(), placed=True),
+        software=Software(
+            stages,
+            kv,
+            spread=spread,
+            spread_percent=SPREAD_PERCENT if spread else [],
+            lock_us=_lock_us(),
+            placed=True,
+            reads_in_turn=True,
+        ),
     )
     model = with_groups(model, {name: _fit_group(model, training, name) for name in groups_of(training)})
     with side_by_side(min(cores(None), len(once))) as simulate:

@@ -37,6 +37,7 @@ _NO_COSTS = (
     "interruptions",
     "lock_us",
     "placed",
+    "reads_in_turn",
 )
 """Scaling the table that they are in leaves them alone."""
 

@@ -12,7 +12,7 @@ import simpy
 from rafttoy.errors import StorageError
 from rafttoy.ports import SAVE_HERE_BYTES, Buffer, Sized
 from rafttoy.sim.disk import SimDisk
-from rafttoy.sim.runtime import Loop, Timer, Until
+from rafttoy.sim.runtime import Charge, Loop, Timer, Until
 from rafttoy.sim.store import Inode, SimStore
 
 __all__ = ["DiskFaults", "SimFile", "SimFiles"]
@@ -263,9 +263,9 @@ class SimFiles:
 
     async def _outcome(self, call: _Call) -> None:
         await Until(self._loop, call.done)
-        if call.sync and self._disk.loop_ns and not call.here:
+        if call.sync and not call.here:
             self._loop.charge(self._disk.loop_ns)
-            await Timer(self._loop, 0)
+            await Charge(self._loop)
         if call.failure is not None:
             raise StorageError(call.failure)
 

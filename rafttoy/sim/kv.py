@@ -16,7 +16,7 @@ from rafttoy.ports import KV_INLINE_BYTES, KV_PAIR_BYTES, SAVE_HERE_BYTES, Buffe
 from rafttoy.sim.disk import SimDisk
 from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.model import Kv, Linear
-from rafttoy.sim.runtime import SLICE_NS, Loop, SimCpu, Timer, Until
+from rafttoy.sim.runtime import SLICE_NS, Charge, Loop, SimCpu, Timer, Until
 from rafttoy.sim.store import Choice, SimStore
 
 __all__ = ["SimKvStores"]
@@ -192,10 +192,9 @@ class _Store:
         try:
             if work is not None:
                 await Until(loop, work)
-            await Timer(loop, stores.half_ns if work is not None else 0)
-            if work is not None and stores.loop_ns:
+                await Timer(loop, stores.half_ns)
                 loop.charge(stores.loop_ns)
-                await Timer(loop, 0)
+            await Charge(loop)
         finally:
             self._in_line -= work is not None
         if failure is not None:
@@ -230,7 +229,7 @@ class _Store:
     async def _read(self, count: int, nbytes: int) -> None:
         loop = self._stores.loop
         loop.charge(self._costs.read.cost_ns(count, nbytes))
-        await Timer(loop, 0)
+        await Charge(loop)
 
     async def close(self) -> None:
         self._taken.close()

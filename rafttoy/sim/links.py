@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
+
+import simpy
 
 from rafttoy.observe import LinkCounters
 from rafttoy.ports import Packet
@@ -14,10 +16,12 @@ __all__ = ["SimLinks", "SimNetwork"]
 
 
 class SimNetwork:
-    """Who listens, and which pairs cannot reach each other. `cut` holds (from, to) pairs whose packets are lost."""
+    """Who listens, and which pairs cannot reach each other. `cut` holds (from, to) pairs whose packets are lost. `in_turn` as
+    `Software.reads_in_turn`."""
 
-    def __init__(self, costs: Link) -> None:
+    def __init__(self, costs: Link, *, in_turn: bool = False) -> None:
         self.costs = costs
+        self.in_turn = in_turn
         self.listeners: dict[int, SimLinks] = {}
         self.cut: set[tuple[int, int]] = set()
 
@@ -30,6 +34,7 @@ class SimLinks:
         self.on_packet: Callable[[Packet], None] | None = None
         self.on_loss: Callable[[int], None] = lambda peer: None
         self._streams: dict[int, SimStream] = {}
+        self._unread: list[Packet] = []
         self.count = LinkCounters()
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
@@ -41,11 +46,38 @@ class SimLinks:
             self._streams[to] = SimStream(self, to)
         return self._streams[to]
 
+    def take(self, packet: Packet) -> None:
+        """A packet has arrived, and wakes a loop that sleeps. A busy one may be reading in turn: then it has the packet, with all that came
+        meanwhile, once its tasks wait."""
+        loop = self.loop
+        if self._unread:
+            self._unread.append(packet)
+        elif loop.free_at_ns <= loop.env.now:
+            loop.charge(int(self.network.costs.wake_us * 1000))
+            self._read(packet)
+        elif not self.network.in_turn:
+            self._read(packet)
+        else:
+            self._unread.append(packet)
+            loop.env.process(self._read_in_turn())
+
+    def _read_in_turn(self) -> Generator[simpy.Event, Any, None]:
+        yield from self.loop.free()
+        packets, self._unread = self._unread, []
+        for packet in packets:
+            self._read(packet)
+
+    def _read(self, packet: Packet) -> None:
+        if self.on_packet is not None:
+            self.loop.charge(self.network.costs.receive.cost_ns(1, packet.size))
+            self.count.received(packet.size)
+            self.on_packet(packet)
+
     def counters(self) -> dict[str, int]:
         return self.count.as_dict()
 
     async def close(self) -> None:
-        self.on_loss = lambda peer: None
+        self.on_packet, self.on_loss = None, lambda peer: None
         if self.network.listeners.get(self.id) is self:
             del self.network.listeners[self.id]
 
@@ -101,9 +133,4 @@ class SimStream:
         background_ns = costs.background.cost_ns(1, packet.size)
         if background_ns:
             receiver.loop.charge_background(background_ns)
-        work_ns = costs.receive.cost_ns(1, packet.size)
-        if receiver.loop.free_at_ns <= receiver.loop.env.now:
-            work_ns += int(costs.wake_us * 1000)
-        receiver.loop.charge(work_ns)
-        receiver.count.received(packet.size)
-        receiver.on_packet(packet)
+        receiver.take(packet)

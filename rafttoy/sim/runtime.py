@@ -27,7 +27,7 @@ from simpy.events import Interruption
 from rafttoy.observe import StageRecord
 from rafttoy.sim.model import Interruptions, Linear, Model
 
-__all__ = ["SLICE_NS", "Cancelled", "Loop", "Pace", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Spread", "Stops"]
+__all__ = ["SLICE_NS", "Cancelled", "Charge", "Loop", "Pace", "SimClock", "SimCpu", "SimFuture", "SimHost", "SimTasks", "Spread", "Stops"]
 
 
 SLICE_NS = 1_500_000
@@ -348,14 +348,16 @@ class SimStage:
     def start(self) -> int:
         return 0
 
-    def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> _Charge:
+    def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> Charge:
         duration_ns = int(self._cost.exact_ns(entries, nbytes) * next(self._factors))
         self.record.add(entries, nbytes, duration_ns)
         self._loop.charge(duration_ns)
-        return _Charge(self._loop)
+        return Charge(self._loop)
 
 
-class _Charge:
+class Charge:
+    """Resumes when what the loop is charged with has ended, before anyone who was woken meanwhile: who awaits it did not sleep."""
+
     __slots__ = ("_loop",)
 
     def __init__(self, loop: Loop) -> None:

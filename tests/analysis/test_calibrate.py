@@ -33,7 +33,7 @@ TRUE = make_model(
     flush_bytes=KV_BUFFER_BYTES,
     link={"send": Linear(fixed_us=6.0), "wake_us": 9.0},
 )
-TRUE = msgspec.structs.replace(TRUE, software=msgspec.structs.replace(TRUE.software, placed=True))
+TRUE = msgspec.structs.replace(TRUE, software=msgspec.structs.replace(TRUE.software, placed=True, reads_in_turn=True))
 CELLS = [
     Cell("parallel-append", wal, engine, storage, "tcp", conc, bytes=size)
     for storage, wal, engine in (

@@ -21,7 +21,7 @@ from rafttoy.real.runtime import RealClock
 from rafttoy.real.tcp import TcpLinks, split_address
 from rafttoy.sim.links import SimLinks, SimNetwork
 from rafttoy.sim.model import Linear, Link
-from rafttoy.sim.runtime import Loop, SimClock, SimHost
+from rafttoy.sim.runtime import Charge, Loop, SimClock, SimHost
 from rafttoy.wire import MESSAGE_LIMIT_BYTES
 from tests.conformance.links import Network, Run, Scenario, check_links, connect, station, until
 from tests.conformance.test_clock_tasks import drive
@@ -304,3 +304,53 @@ def test_a_simulated_partition_loses_what_crosses_it_in_one_direction() -> None:
         assert (a.packets, b.packets) == ([b"found"], [b"found"])
 
     simulate(scenario, COSTS)
+
+
+# --- the simulated one ---
+
+
+@pytest.mark.parametrize(
+    ("in_turn", "expected"), [(True, ["first", "second", "packets", "packets"]), (False, ["packets", "packets", "first", "second"])]
+)
+def test_a_loop_that_reads_in_turn_has_packets_once_its_tasks_wait(in_turn: bool, expected: list[str]) -> None:
+    """Two arrive while it works, and goes on without a pause."""
+    env = simpy.Environment(initial_time=0)
+    network = SimNetwork(Link(delay_us=50.0, byte_ns=0.0, receive=Linear(fixed_us=5.0)), in_turn=in_turn)
+    loops = [Loop(SimHost(env, cores=1)) for _ in range(2)]
+    sender, receiver = (SimLinks(network, id, loop) for id, loop in enumerate(loops, 1))
+    seen: list[str] = []
+
+    async def main() -> None:
+        await receiver.listen(lambda packet: seen.append("packets"), lambda peer: None)
+        for _ in range(2):
+            sender.stream(2).send(Packet([b"x"], 1))
+        for piece in ("first", "second"):
+            loops[1].charge(100_000)
+            await Charge(loops[1])
+            seen.append(piece)
+        await SimClock(loops[1]).sleep_ns(1_000_000)
+
+    env.run(until=env.process(main()))  # type: ignore[arg-type]
+    assert seen == expected
+    assert receiver.counters()["packets_received"] == 2
+
+
+def test_packets_that_wait_are_read_in_the_order_of_their_arrival() -> None:
+    env = simpy.Environment(initial_time=0)
+    network = SimNetwork(Link(delay_us=0.0, byte_ns=0.0, receive=Linear(fixed_us=5.0)), in_turn=True)
+    loop = Loop(SimHost(env, cores=1))
+    links = SimLinks(network, 1, loop)
+    seen: list[bytes] = []
+
+    async def main() -> None:
+        await links.listen(lambda packet: seen.append(packet.join()), lambda peer: None)
+        loop.charge(100_000)
+        for i in range(3):
+            links.take(Packet([b"%d" % i], 1))
+            await SimClock(Loop(loop.host)).sleep_ns(30_000)
+        await SimClock(loop).sleep_ns(0)  # busy until then, and with those three for 15 µs
+        links.take(Packet([b"3"], 1))
+        await SimClock(loop).sleep_ns(1_000_000)
+
+    env.run(until=env.process(main()))  # type: ignore[arg-type]
+    assert seen == [b"0", b"1", b"2", b"3"]
