@@ -162,7 +162,7 @@ def loop_beside_stages(report: PeerReport) -> float:
 
 
 def turns(report: PeerReport) -> int:
-    """How often a packet woke a peer's loop, at most: what came meanwhile was received with it."""
+    """How often a peer's loop turned to packets: what came meanwhile was received with the first."""
     stage = report.stages.get("receive")
     return stage.count if stage is not None else 0
 

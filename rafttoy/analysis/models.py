@@ -146,7 +146,7 @@ def outside(model: Model, cell: Cell) -> list[str]:
 _COMMENTS = {
     "hardware": "What the machine costs.",
     "hardware.disk": "sync_us: quantiles of a 4 KiB synced write, alone, at sync_percent. concurrency: factor with 1, 2, 3 … at once.",
-    "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop; wake_us: of one asleep. background: core time beside.",
+    "hardware.links": "delay_us: one way. send, receive: a packet's work on a loop; wake_us: of a turn. background: core time beside.",
     "calibrated": "What the training cells had, from the smallest to the largest; error_pct: standard errors of the fits.",
     "software": "Costs in µs: fixed_us + entry_us * entries + byte_ns * bytes / 1000. lock_us: a loop keeps its lock, placed: a core.",
 }

@@ -143,7 +143,6 @@ class _Store:
         most = KV_INLINE_BYTES if not sync else SAVE_HERE_BYTES if here and not self._waits_for_flush() else -1
         threaded = not self._volatile and (batch.nbytes > most or self._in_line > 0)
         cost_ns = int(self._costs.write_ns(batch.count, batch.nbytes, self._taken.pairs) * next(self._factors))
-        (self._threaded if threaded else self._inline).add(batch.count, batch.nbytes, cost_ns)
         failure = self._write_failure()
         if failure is None:
             if batch.virtual:
@@ -165,10 +164,11 @@ class _Store:
         if threaded:
             self._in_line += 1
             work = self._last = stores.on_thread((self._last, self._full), cost_ns, nbytes, self._costs, sync=sync)
+            self._threaded.add(batch.count, batch.nbytes, cost_ns)
         else:
             stores.loop.charge(cost_ns)
-            if sync:
-                stores.sync_here(nbytes, self._costs)
+            sync_cpu_ns = stores.sync_here(nbytes, self._costs) if sync else 0
+            self._inline.add(batch.count, batch.nbytes, cost_ns + sync_cpu_ns)
         return self._ended(work, failure, content.batches(), sync=sync)
 
     def _waits_for_flush(self) -> bool:
@@ -281,15 +281,20 @@ class SimKvStores:
         stall_ns = 0 if sync else int(costs.stall_byte_ns * nbytes)
         return self.loop.env.process(self._work(before, cost_ns, stall_ns, nbytes, costs.sync_factor if sync else None))
 
-    def sync_here(self, nbytes: int, costs: Kv) -> None:
-        """The loop syncs the store's log itself, behind what it is charged with, and does nothing else until that has ended."""
+    def sync_here(self, nbytes: int, costs: Kv) -> int:
+        """The loop syncs the store's log itself, behind what it is charged with, and does nothing else until that has ended. Returns its
+        core time."""
         loop, disk = self.loop, self._disk
         begin_ns = max(int(loop.env.now), loop.free_at_ns)
+        cpu_ns = 0
         if self._durable:
+            cpu_ns = disk.cpu_ns(nbytes)
             end_ns = disk.synced_write(begin_ns, nbytes, grows=False, factor=costs.sync_factor)
         else:
             end_ns = disk.write(begin_ns, nbytes)
+        loop.busy_ns += cpu_ns
         loop.hold(end_ns + (self.faults.stall_ns if self.faults is not None else 0))
+        return cpu_ns
 
     def beside(self, cost_ns: int, nbytes: int) -> simpy.Process:
         """Core time of threads of the store's own, which write so much to the device as they go."""

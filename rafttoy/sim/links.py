@@ -47,15 +47,12 @@ class SimLinks:
         return self._streams[to]
 
     def take(self, packet: Packet) -> None:
-        """A packet has arrived, and wakes a loop that sleeps. A busy one may be reading in turn: then it has the packet, with all that came
-        meanwhile, once its tasks wait."""
+        """A packet has arrived. A busy loop may be reading in turn: then it has the packet, with all that came meanwhile, once its tasks
+        wait."""
         loop = self.loop
         if self._unread:
             self._unread.append(packet)
-        elif loop.free_at_ns <= loop.env.now:
-            loop.charge(int(self.network.costs.wake_us * 1000))
-            self._read(packet)
-        elif not self.network.in_turn:
+        elif loop.free_at_ns <= loop.env.now or not self.network.in_turn:
             self._read(packet)
         else:
             self._unread.append(packet)

@@ -188,8 +188,8 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay_us               one way, of a small packet, beyond the loops' own work
     byte_ns                what each byte adds on the wire
     send / receive         work on the sender's and the receiver's loop, a packet
-    wake_us                work of a loop that a packet finds asleep; one that is awake takes it along (leaders get two packets a round and
-                           followers one, and yet the loops of both spend as much on them)
+    wake_us                work of a loop each time that it turns to what has arrived, one packet or several (leaders get two packets a
+                           round and followers one, and yet the loops of both spend as much on them)
     background             core time off both loops (transport threads, kernel), a packet, on each side
     """
 

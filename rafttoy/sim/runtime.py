@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -335,12 +335,13 @@ class Spread:
 
 
 class SimStage:
-    """Charges its cost to the loop and waits until it is done."""
+    """Charges its cost to the loop, with what the loop does `beside` it each time, and waits until that is done."""
 
-    __slots__ = ("_cost", "_factors", "_loop", "record")
+    __slots__ = ("_beside_ns", "_cost", "_factors", "_loop", "record")
 
-    def __init__(self, loop: Loop, cost: Linear, record: StageRecord, factors: Iterator[float]) -> None:
+    def __init__(self, loop: Loop, cost: Linear, record: StageRecord, factors: Iterator[float], beside_ns: int = 0) -> None:
         self._loop = loop
+        self._beside_ns = beside_ns
         self._cost = cost
         self._factors = factors
         self.record = record
@@ -351,7 +352,7 @@ class SimStage:
     def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> Charge:
         duration_ns = int(self._cost.exact_ns(entries, nbytes) * next(self._factors))
         self.record.add(entries, nbytes, duration_ns)
-        self._loop.charge(duration_ns)
+        self._loop.charge(duration_ns + self._beside_ns)
         return Charge(self._loop)
 
 
@@ -371,10 +372,12 @@ class Charge:
 
 class SimCpu:
     """Stages cost what the model says, in the mean; a stage the model does not know costs nothing and is listed by `unknown`. How far
-    single executions are from their mean is drawn from `rng`, a numpy Generator; without one, all take the mean."""
+    single executions are from their mean is drawn from `rng`, a numpy Generator; without one, all take the mean. `beside_ns` is what the
+    loop does each time besides, by stage."""
 
-    def __init__(self, loop: Loop, model: Model, rng: Any = None) -> None:
+    def __init__(self, loop: Loop, model: Model, rng: Any = None, beside_ns: Mapping[str, int] | None = None) -> None:
         self._loop = loop
+        self._beside_ns = beside_ns or {}
         self.spread = Spread(model.software.spread, model.software.spread_percent, rng)
         self._software = model.software
         self.records: dict[str, StageRecord] = {}
@@ -383,7 +386,8 @@ class SimCpu:
     def stage(self, name: str) -> SimStage:
         if name not in self._stages:
             self.records[name] = StageRecord(name)
-            self._stages[name] = SimStage(self._loop, self._software.stage(name) or Linear(), self.records[name], self.spread.of(name))
+            cost, beside_ns = self._software.stage(name) or Linear(), self._beside_ns.get(name, 0)
+            self._stages[name] = SimStage(self._loop, cost, self.records[name], self.spread.of(name), beside_ns)
         return self._stages[name]
 
     def unknown(self) -> list[str]:

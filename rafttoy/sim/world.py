@@ -36,7 +36,8 @@ class SimPorts:
         self.clock = SimClock(loop)
         self.tasks = SimTasks(loop)
         self.random = SeededRandomness(world.seed, id)
-        self.cpu = SimCpu(loop, world.model, self.random.stream("stages"))
+        turn_ns = int(world.network.costs.wake_us * 1000)
+        self.cpu = SimCpu(loop, world.model, self.random.stream("stages"), {"receive": turn_ns})
         root = f"peer-{id}"
         self.files = SimFiles(loop, disk, store, sync, root)
         self.kv = SimKvStores(loop, disk, world.model.software.kv, self.cpu, self.files.store, None, sync, root)

@@ -77,6 +77,22 @@ def test_a_stage_costs_what_the_model_says() -> None:
     assert cpu.usage() == (7800, 7800)
 
 
+def test_what_a_loop_does_beside_a_stage_is_none_of_its_record() -> None:
+    """To turn to packets, before they are received."""
+    host = Host(1, work=Linear(fixed_us=2.0))
+    loop = Loop(host.host)
+    cpu = SimCpu(loop, host.model, beside_ns={"work": 30 * US})
+
+    async def main() -> None:
+        for name in ("work", "other", "work"):
+            stage = cpu.stage(name)
+            await stage.done(stage.start())
+
+    assert host.run(main()) == 64 * US
+    assert cpu.usage() == (64 * US, 64 * US)
+    assert cpu.records["work"].total_cpu_ns() == 4 * US
+
+
 def test_a_stage_that_the_model_does_not_know_costs_nothing_and_is_told() -> None:
     host = Host(1, work=Linear(fixed_us=1.0))
     _, cpu, _ = host.peer()

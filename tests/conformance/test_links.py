@@ -258,23 +258,6 @@ def test_a_simulated_packet_takes_its_delay_its_bytes_and_the_loops_work() -> No
     assert arrivals == [first, first + 8000]  # the second leaves once the loop has sent it, behind the first
 
 
-def test_a_packet_wakes_a_loop_that_sleeps_and_is_taken_along_by_one_that_works() -> None:
-    costs = Link(delay_us=100.0, receive=Linear(fixed_us=4.0), wake_us=30.0)
-
-    async def scenario(network: Simulated, loop: Loop) -> None:
-        sender, receiver = await station(network, 1), await station(network, 2)
-        receiver_loop = receiver.links.loop  # type: ignore[attr-defined]
-        for _ in range(2):
-            sender.send(2, bytes(1000))  # at the same time: the second one finds it at work
-        await network.clock.sleep_ns(1_000_000)
-        assert receiver_loop.busy_ns == 30_000 + 2 * 4000
-        sender.send(2, bytes(1000))
-        await network.clock.sleep_ns(1_000_000)
-        assert receiver_loop.busy_ns == 2 * 30_000 + 3 * 4000
-
-    simulate(scenario, costs)
-
-
 def test_a_simulated_wire_carries_one_packet_after_another() -> None:
     arrivals: list[int] = []
 
