@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, DiskUse, Model, interpolated
+from rafttoy.storage import is_durable
 from rafttoy.worlds import run_sim
 
 __all__ = [
@@ -50,7 +51,7 @@ luck (a spread of 2.2 came out between 1.5 and 2.2)."""
 _PACED = Plan(seconds=0.17, warmup_seconds=0.03)
 """A host has all its paces in 80 ms."""
 
-_STEPS, _DELAY_STEPS = 3, 2
+_STEPS, _DELAY_STEPS, _PACE_STEPS = 3, 2, 4
 _LEAST, _MOST = 0.1, 30.0
 """Bounds of a factor on a sync: beyond them it is not the sync that the time went to."""
 
@@ -59,6 +60,13 @@ _NARROWEST, _WIDEST = 0.5, 4.0
 
 _CALM_CONC = 200
 """Up to so many proposals in flight the store's flushes are not what the slowest of them waited for."""
+
+_STOPS_SLOPE = 1.5
+"""How strongly the number of stops answers to that difference, of logarithms: of 79 a second 17 are left after four steps where 16 to 128
+in flight on files were 40 % beyond, and all of 38 where they were not."""
+
+_CHANCE = 0.2
+"""Up to so much (of a logarithm) the slowest proposals of short runs differ by chance; stops that the probe met must not go for that."""
 
 _MOST_PACE = 0.5
 _SLOWEST_OF_PACE = 1.3
@@ -202,16 +210,35 @@ def _sync_factors(disk: Disk, nbytes: float, simulated: Measurement, took_us: fl
 
 def with_pace(model: Model, training: Sequence[tuple[Cell, Measurement]], simulate: Simulate = one_by_one) -> Model:
     """The model in whose cells of few proposals (no store flushes meanwhile) the slowest in a hundred take as many times the median as
-    measured, in the median of cells: variances of logarithms add up."""
+    measured, in the median of cells: variances of logarithms add up. Stops of a core meet most rounds that wait for a disk and few of those
+    in memory, a pace both: where the former are too long beside the latter, the probe, which kept every core busy, met too many."""
     calm = [(cell, m) for cell, m in training if cell.conc <= _CALM_CONC and cell.pipeline == LEARNT_PIPELINE]
     wanted = {cell: statistics.median(map(_slowest, runs)) for cell, runs in runs_of(calm).items()}
+    stops, share = model.hardware.interruptions, 1.0
     pace = model.hardware.pace
-    for _ in range(_STEPS):
-        found = map(_slowest, simulate([(cell, _PACED, model) for cell in wanted]))
-        short = statistics.median(tail**2 - own**2 for tail, own in zip(wanted.values(), found, strict=True))
+    for _ in range(_PACE_STEPS):
+        found = dict(zip(wanted, map(_slowest, simulate([(cell, _PACED, model) for cell in wanted])), strict=True))
+        short = statistics.median(wanted[cell] ** 2 - found[cell] ** 2 for cell in wanted)
         pace = math.sqrt(min(_MOST_PACE**2, max(0.0, pace**2 + short / _SLOWEST_OF_PACE**2)))
-        model = msgspec.structs.replace(model, hardware=msgspec.structs.replace(model.hardware, pace=round(pace, 4)))
+        hardware = msgspec.structs.replace(model.hardware, pace=round(pace, 4))
+        if stops is not None:
+            beyond = {cell: found[cell] - wanted[cell] for cell in wanted}
+            share = min(1.0, share * math.exp(-_STOPS_SLOPE * _too_many(beyond, paced=pace > 0)))
+            hardware = msgspec.structs.replace(hardware, interruptions=msgspec.structs.replace(stops, per_s=round(share * stops.per_s, 2)))
+        model = msgspec.structs.replace(model, hardware=hardware)
     return model
+
+
+def _too_many(beyond: Mapping[Cell, float], *, paced: bool) -> float:
+    """How far the slowest proposals that wait for a disk are beyond those in memory; where there is no pace that could be too much,
+    beyond the measured ones."""
+    synced = [excess for cell, excess in beyond.items() if is_durable(cell.storage, cell.wal)]
+    others = [excess for cell, excess in beyond.items() if not is_durable(cell.storage, cell.wal)]
+    if not paced:
+        excess = statistics.median(beyond.values())
+    else:
+        excess = statistics.median(synced) - statistics.median(others) if synced and others else 0.0
+    return excess if abs(excess) > _CHANCE else 0.0
 
 
 def _slowest(measurement: Measurement) -> float:

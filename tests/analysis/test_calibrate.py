@@ -17,7 +17,7 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
-from rafttoy.sim.model import Costs, Disk, Kv, Linear, LinkWork, Model
+from rafttoy.sim.model import Costs, Disk, Interruptions, Kv, Linear, LinkWork, Model
 from rafttoy.worlds import run_sim
 from tests.analysis.beds import make_model
 
@@ -113,6 +113,20 @@ def test_a_host_that_is_faster_and_slower_is_found_by_its_slowest_proposals() ->
     cells = [cell for cell in CELLS if cell.storage_name() == "mem+mem" and cell.bytes == 256]
     found = with_pace(TRUE, [(cell, run_sim(cell, Plan(seconds=0.4, warmup_seconds=0.05), hurried)) for cell in cells])
     assert found.hardware.pace == pytest.approx(0.2, rel=0.2)
+
+
+def test_a_probe_that_met_more_stops_than_the_group_did_is_told_by_those_who_wait_for_a_disk() -> None:
+    def stopped(per_s: float) -> Model:
+        stops = Interruptions(per_s=per_s, us=[200.0, 1500.0])
+        return msgspec.structs.replace(TRUE, hardware=msgspec.structs.replace(TRUE.hardware, pace=0.1, interruptions=stops))
+
+    cells = [cell for cell in CELLS if cell.storage_name() != "leveldb" and cell.bytes == 256 and cell.conc <= 200]
+    measured = [(cell, run_sim(cell, Plan(seconds=0.4, warmup_seconds=0.05), stopped(40.0))) for cell in cells]
+    many, few = (with_pace(stopped(per_s), measured).hardware.interruptions for per_s in (400.0, 40.0))
+    assert many is not None
+    assert few is not None
+    assert many.per_s < 200
+    assert 20 < few.per_s <= 40
 
 
 def test_a_link_has_the_delay_of_its_quickest_group() -> None:
