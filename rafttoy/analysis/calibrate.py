@@ -159,7 +159,8 @@ def calibration_of(rounds: Sequence[Round]) -> Calibration:
     one fit of all runs."""
     training = [run for one in rounds for run in one.runs]
     stops = [one.interruptions for one in rounds if one.interruptions is not None]
-    per_s = round(statistics.median([one.per_s if one is not None else 0.0 for one in (each.interruptions for each in rounds)]), 2)
+    calm = [0.0] * (len(rounds) - len(stops))  # a round without any is one of 0 a second
+    per_s = round(statistics.median([*(one.per_s for one in stops), *calm]), 2)
     interruptions = msgspec.structs.replace(_median(stops), per_s=per_s) if per_s else None
     model = fit(training, _median([one.disk for one in rounds]), interruptions)
     fits = fits_of(model, training)

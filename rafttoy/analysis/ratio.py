@@ -10,7 +10,7 @@ from math import comb
 import msgspec
 from scipy import stats
 
-__all__ = ["CONFIDENCE", "Ratio", "ratio_of"]
+__all__ = ["CONFIDENCE", "Ratio", "ratio_of", "u_counts"]
 
 CONFIDENCE = 0.95
 

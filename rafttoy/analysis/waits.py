@@ -62,8 +62,8 @@ _CALM_CONC = 200
 """Up to so many proposals in flight the store's flushes are not what the slowest of them waited for."""
 
 _STOPS_SLOPE = 1.5
-"""How strongly the number of stops answers to that difference, of logarithms: of 79 a second 17 are left after four steps where 16 to 128
-in flight on files were 40 % beyond, and all of 38 where they were not."""
+"""How strongly the number of stops answers where those who wait for a disk are too slow beside those in memory (logarithms): of 79 a second
+18 are left after four steps on a host whose single clients on files were 62 % beyond, and all of 38 where they were not."""
 
 _CHANCE = 0.2
 """Up to so much (of a logarithm) the slowest proposals of short runs differ by chance; stops that the probe met must not go for that."""

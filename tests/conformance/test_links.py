@@ -289,9 +289,6 @@ def test_a_simulated_partition_loses_what_crosses_it_in_one_direction() -> None:
     simulate(scenario, COSTS)
 
 
-# --- the simulated one ---
-
-
 @pytest.mark.parametrize(
     ("in_turn", "expected"), [(True, ["first", "second", "packets", "packets"]), (False, ["packets", "packets", "first", "second"])]
 )
