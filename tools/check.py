@@ -20,6 +20,10 @@ CHECKS = {
 }
 
 
+TESTS = [sys.executable, "-m", "pytest", "--quiet", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
+"""By several workers: tests of the real world wait for disks and processes for half of their time. All of them are of one worker."""
+
+
 def main(pytest_arguments: list[str]) -> int:
     for name, command in CHECKS.items():
         started = time.monotonic()
@@ -28,7 +32,7 @@ def main(pytest_arguments: list[str]) -> int:
             print(f"{done.stdout}{done.stderr}check: {name} failed with status {done.returncode}")
             return done.returncode
         print(f"check: {name} fine in {time.monotonic() - started:.1f} s", flush=True)
-    return subprocess.run([sys.executable, "-m", "pytest", "--quiet", *pytest_arguments], cwd=ROOT, check=False).returncode
+    return subprocess.run([*TESTS, *pytest_arguments], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ __all__ = [
     "Residual",
     "latency_error_pct",
     "latency_mape_pct",
+    "latency_noise_pct",
     "noise_pct",
+    "noise_text",
     "rank_agreement",
     "residuals",
     "same_but_pipeline",
@@ -61,6 +63,19 @@ def latency_mape_pct(pairs: Sequence[Pair], metric: str) -> float:
 def noise_pct(pairs: Sequence[Pair]) -> float:
     """Mean spread of the repeats: no prediction is better than that."""
     return statistics.fmean(pair.spread_pct for pair in pairs)
+
+
+def latency_noise_pct(pairs: Sequence[Pair], metric: str) -> float:
+    """The same of a latency (`p50`, `p99`, …)."""
+    return statistics.fmean(pair.latency_spread_pct[metric] for pair in pairs)
+
+
+def noise_text(pairs: Sequence[Pair]) -> str:
+    repeats = max(pair.repeats for pair in pairs)
+    if repeats == 1:
+        return "unknown, for want of repeats (--count)"
+    p50, p99 = (latency_noise_pct(pairs, metric) for metric in ("p50", "p99"))
+    return f"of {repeats} runs ±{noise_pct(pairs):.1f} %, of their p50 ±{p50:.1f} %, p99 ±{p99:.1f} %"
 
 
 def same_but_pipeline(one: Cell, other: Cell) -> bool:

@@ -17,13 +17,15 @@ __all__ = ["Comparison", "Pair", "compare"]
 class Pair(msgspec.Struct, frozen=True):
     """One cell in both worlds. `measured` and `predicted` are the runs of median throughput among the repeats, with the medians of their
     latencies, each by itself (an open loop is served at its rate in all of them: which is the median one says nothing of how long it took);
-    `spread_pct` is half the range of the measured throughputs, relative to the median: what an error can be no better than."""
+    `spread_pct` is half the range of the measured throughputs, relative to the median: what an error can be no better than.
+    `latency_spread_pct` is that of each latency."""
 
     cell: Cell
     measured: Result
     predicted: Result
     repeats: int
     spread_pct: float
+    latency_spread_pct: dict[str, float]
 
     @property
     def error_pct(self) -> float:
@@ -79,9 +81,9 @@ def compare(real: Sequence[Result], sim: Sequence[Result]) -> Comparison:
     for cell in dict.fromkeys((*measured, *predicted)):
         seen, foretold = measured.get(cell, []), predicted.get(cell, [])
         if seen and foretold and (middle := _median(seen)).ops_per_s > 0:
-            rates = [run.ops_per_s for run in seen]
-            spread_pct = 50.0 * (max(rates) - min(rates)) / middle.ops_per_s
-            pairs.append(Pair(cell, middle, _median(foretold), len(seen), spread_pct))
+            spread_pct = _spread_pct([run.ops_per_s for run in seen])
+            latencies = {name: _spread_pct([run.latency_us[name] for run in seen]) for name in middle.latency_us}
+            pairs.append(Pair(cell, middle, _median(foretold), len(seen), spread_pct, latencies))
             foretold = [msgspec.structs.replace(run, error_pct=round(_error_pct(run, middle), 2)) for run in foretold]
         rows += (*seen, *foretold)
     return Comparison(pairs, rows)
@@ -89,6 +91,12 @@ def compare(real: Sequence[Result], sim: Sequence[Result]) -> Comparison:
 
 def _error_pct(predicted: Result, measured: Result) -> float:
     return 100.0 * (predicted.ops_per_s - measured.ops_per_s) / measured.ops_per_s
+
+
+def _spread_pct(values: Sequence[float]) -> float:
+    """Half of their range, relative to their median."""
+    middle = statistics.median(values)
+    return 50.0 * (max(values) - min(values)) / middle if middle else 0.0
 
 
 def _by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from rafttoy.analysis.accuracy import latency_mape_pct, noise_pct, rank_agreement, residuals, same_but_pipeline
+from rafttoy.analysis.accuracy import latency_mape_pct, noise_text, rank_agreement, residuals, same_but_pipeline
 from rafttoy.analysis.compare import Pair
 from rafttoy.analysis.formats import human_count, human_us
 from rafttoy.experiment import Result
@@ -23,8 +23,7 @@ def verdict(pairs: Sequence[Pair]) -> str:
         parts.append(f"{ordered} pairs of cells in the measured order")
     if pipelines.total:
         parts.append(f"{pipelines} pairs of pipelines")
-    repeats = max(pair.repeats for pair in pairs)
-    parts.append(f"noise of {repeats} runs ±{noise_pct(pairs):.1f} %" if repeats > 1 else "no repeats (--count), so no noise known")
+    parts.append(f"noise {noise_text(pairs)}")
     return "; ".join(parts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from rafttoy.analysis.accuracy import Residual, latency_mape_pct, noise_pct, rank_agreement, residuals, same_but_pipeline
+from rafttoy.analysis.accuracy import Residual, latency_mape_pct, noise_text, rank_agreement, residuals, same_but_pipeline
 from rafttoy.analysis.compare import Comparison, Pair, compare
 from rafttoy.analysis.curves import Curve, Panel, panels
 from rafttoy.analysis.formats import human_count, human_us
@@ -86,7 +86,7 @@ def _summary(comparison: Comparison) -> str:
         "worst": f"{worst.error_pct:+.1f} % ({worst.cell})",
         "p50": f"mean absolute error {latency_mape_pct(pairs, 'p50'):.1f} %",
         "p99": f"mean absolute error {latency_mape_pct(pairs, 'p99'):.1f} %",
-        "noise of repeats": f"±{noise_pct(pairs):.1f} % ({max(pair.repeats for pair in pairs)} runs a cell)",
+        "noise": noise_text(pairs),
         "order of cells": f"{rank_agreement(pairs)} pairs with a gap beyond the noise are predicted in the measured order",
         "order of pipelines": f"{rank_agreement(pairs, same_but_pipeline)}",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from rafttoy.analysis.accuracy import latency_mape_pct, noise_pct, rank_agreement, same_but_pipeline
+from rafttoy.analysis.accuracy import latency_mape_pct, latency_noise_pct, noise_pct, rank_agreement, same_but_pipeline
 from rafttoy.analysis.compare import Comparison
 from rafttoy.errors import ConfigError
 
@@ -18,7 +18,8 @@ _DRIFTED_PCT = 3.0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """`commit` ends with `+` where files differed from it. Errors and noise in percent; `worst_pct` has a sign."""
+    """`commit` ends with `+` where files differed from it. Errors and noise in percent; `worst_pct` has a sign. Entries before 2026-11-28
+    do not know the noise of latencies."""
 
     date: str
     commit: str
@@ -34,6 +35,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     pipelines_right: int
     pipelines_total: int
     noise_pct: float
+    p50_noise_pct: float | None = None
+    p99_noise_pct: float | None = None
 
     def __str__(self) -> str:
         return (
@@ -62,6 +65,8 @@ def entry_of(comparison: Comparison, *, date: str, model: str) -> Entry:
         pipelines_right=order.right,
         pipelines_total=order.total,
         noise_pct=round(noise_pct(pairs), 2),
+        p50_noise_pct=round(latency_noise_pct(pairs, "p50"), 2),
+        p99_noise_pct=round(latency_noise_pct(pairs, "p99"), 2),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rafttoy.analysis.accuracy import latency_mape_pct, noise_pct, rank_agreement, residuals, same_but_pipeline
+from rafttoy.analysis.accuracy import latency_mape_pct, latency_noise_pct, noise_pct, rank_agreement, residuals, same_but_pipeline
 from rafttoy.analysis.compare import Pair, compare
 from rafttoy.analysis.compare_text import verdict
 from rafttoy.experiment import Result
@@ -62,6 +62,15 @@ def test_latency_errors_and_noise() -> None:
     assert noise_pct(pairs({("basic", 1): [90.0, 100.0, 110.0]}, {("basic", 1): [1.0]})) == pytest.approx(10.0)
 
 
+def test_the_noise_of_latencies_is_of_each_by_itself() -> None:
+    runs = [
+        make_result(seed=i, latency_us={"p50": p50, "p99": p99})
+        for i, (p50, p99) in enumerate([(90.0, 400.0), (100.0, 100.0), (110.0, 200.0)])
+    ]
+    found = compare(runs, [make_result(world="sim", latency_us={"p50": 1.0, "p99": 1.0})]).pairs
+    assert (latency_noise_pct(found, "p50"), latency_noise_pct(found, "p99")) == pytest.approx((10.0, 75.0))
+
+
 def test_residuals_are_per_proposal_and_say_where_the_time_goes() -> None:
     def stages(**cpu_us: float) -> dict[str, dict[str, float]]:
         return {name: {"count": 1, "entries": 1, "bytes": 1, "cpu_us": value} for name, value in cpu_us.items()}
@@ -76,6 +85,8 @@ def test_residuals_are_per_proposal_and_say_where_the_time_goes() -> None:
 
 def test_the_verdict_says_what_is_known_of_noise() -> None:
     once = verdict(pairs({("basic", 1): [100.0]}, {("basic", 1): [90.0]}))
-    assert once == "MAPE of p50 0.0 %, of p99 0.0 %; no repeats (--count), so no noise known"
+    assert once == "MAPE of p50 0.0 %, of p99 0.0 %; noise unknown, for want of repeats (--count)"
     more = verdict(pairs({("basic", 1): [99.0, 101.0], ("basic", 8): [300.0, 303.0]}, {("basic", 1): [90.0], ("basic", 8): [200.0]}))
-    assert more.startswith("MAPE of p50 0.0 %, of p99 0.0 %; 1 of 1 pairs of cells in the measured order; noise of 2 runs ±0.8 %")
+    assert more.startswith(
+        "MAPE of p50 0.0 %, of p99 0.0 %; 1 of 1 pairs of cells in the measured order; noise of 2 runs ±0.7 %, of their p50 ±"
+    )

@@ -39,14 +39,18 @@ def later(**changes: object) -> Entry:
 def test_what_is_kept_of_a_comparison() -> None:
     made = {"commit": "abc", "host": {"name": "lab"}, "flags": {}}
     real = [
-        make_result(pipeline=p, ops_per_s=rate, seed=s, manifest=made)
+        make_result(pipeline=p, ops_per_s=rate, seed=s, latency_us={"p50": 10.0, "p99": 10.0 + s}, manifest=made)
         for p, rate in (("basic", 100.0), ("async-apply", 200.0))
-        for s in (1, 2)
+        for s in (-1, 1)
     ]
-    sim = [make_result(world="sim", pipeline=p, ops_per_s=rate) for p, rate in (("basic", 110.0), ("async-apply", 160.0))]
+    sim = [
+        make_result(world="sim", pipeline=p, ops_per_s=rate, latency_us={"p50": 9.0, "p99": 9.0})
+        for p, rate in (("basic", 110.0), ("async-apply", 160.0))
+    ]
     entry = entry_of(compare(real, sim), date="2026-01-02", model="lab")
     assert (entry.commit, entry.host, entry.model, entry.cells, entry.repeats) == ("abc", "lab", "lab", 2, 2)
     assert (entry.mape_pct, entry.worst_pct, entry.noise_pct) == (15.0, -20.0, 0.0)
+    assert (entry.p50_mape_pct, entry.p99_mape_pct, entry.p50_noise_pct, entry.p99_noise_pct) == (10.0, 10.0, 0.0, 10.0)
     assert (entry.pipelines_right, entry.pipelines_total) == (1, 1)
     assert entry.worst_cell.startswith("async-apply ")
 
