@@ -3,13 +3,13 @@
     python benchmarks/accuracy.py --into accuracy.jsonl
 
 Runs rounds: in each, for every group of cells (a storage over a transport) its training cells, then a dozen of its test cells once, then
-its training cells again, and so on; each round has an order of its own, so that no cell always follows the same one (what a run wrote is
-on its way to the device when the next begins). A model of this host is fitted to the training cells of all rounds, and predicts the test
-cells; printed are errors of throughput, p50 and p99 (of the medians of their runs), the worst cell, how many pairs of pipelines stand in
-the right order, and the noise. Training alternates with testing for the reason that the two sides of `versus.py` do: a shared host is a
-third faster or slower a minute later, and a calibration that was all done before would be of another host. No fit sees a test cell: the
-two lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host and takes about half an hour; `--small`
-is its own test.
+its training cells again, and so on, to the training cells a last time; each round has an order of its own, so that no cell always follows
+the same one (what a run wrote is on its way to the device when the next begins). A model of this host is fitted to the training cells of
+all rounds, and predicts the test cells; printed are errors of throughput, p50 and p99 (of the medians of their runs), the worst cell, how
+many pairs of pipelines stand in the right order, and the noise. Training stands before and after testing for the reason that the two sides
+of `versus.py` alternate: a shared host is a third faster or slower a minute later, and a calibration that was all done before would be of
+another host. No fit sees a test cell: the two lists are printed and disjoint. Interrupted, it goes on where it ended. It wants a quiet host
+and takes about half an hour; `--small` is its own test.
 """
 
 from __future__ import annotations
@@ -119,6 +119,14 @@ def keep(found: Round, training: Path) -> None:
         file.write(msgspec.json.encode(found) + b"\n")
 
 
+def train(found: Round | None, group: Sequence[Cell], plan: Plan, data_dir: Path | None) -> None:
+    """Runs a group's training cells, for the round that wants them."""
+    if found is not None:
+        with progress(f"round {plan.seed}, training") as moving:
+            moving(group[0].group_name(), 0.0)
+            found.runs.extend(measure_group(group, plan, data_dir))
+
+
 def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | None, data_dir: Path | None) -> list[Result]:
     """Of every test cell a result, in `into`; open loops are of the saturated ones among `closed`. What was trained on is a line of
     `training`; nothing is, where that has the round already, or is None."""
@@ -128,12 +136,10 @@ def run_round(closed: Sequence[Cell], plan: Plan, into: Path, training: Path | N
         own = [cell for cell in closed if cell.group_name() == group[0].group_name()]
         random.Random(plan.seed).shuffle(own)
         for at in range(0, len(own), TESTS_A_TRAINING):
-            if found is not None:
-                with progress(f"round {plan.seed}, training") as moving:
-                    moving(group[0].group_name(), 0.0)
-                    found.runs.extend(measure_group(group, plan, data_dir))
+            train(found, group, plan, data_dir)
             results += measure(own[at : at + TESTS_A_TRAINING], plan, into, data_dir)
         results += measure(open_loops(read_results(into), saturated(own)), plan, into, data_dir)
+        train(found, group, plan, data_dir)
     if training is not None and found is not None:
         keep(found, training)
     return results
