@@ -193,8 +193,7 @@ class Peer(Desk):
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
-        self._ticks = 0
-        self._campaign = False
+        self._ticked = self._campaign = False
         self._ending = self._failed = False
         self._ready_ns = 0
         self._load = (0, 0)
@@ -262,10 +261,11 @@ class Peer(Desk):
             self.digest = None
 
     async def tick(self) -> None:
-        """A task: raft's clock."""
+        """A task: raft's clock. Ticks that come while the peer cannot look at them count once, as those of Go's `time.Ticker`: a leader
+        whose store held it up for seconds would have ten election timeouts at once, in which nobody can answer."""
         while not self._ending:
             await self._clock.sleep_ns(self._options.tick_ns)
-            self._ticks += 1
+            self._ticked = True
             self._signal.set()
 
     # --- the steps of a pipeline ---
@@ -281,7 +281,7 @@ class Peer(Desk):
                 local, self._local = self._local, []
                 for message in local:
                     node.step(message)
-            if self._ticks or self._campaign or self._unreachable:
+            if self._ticked or self._campaign or self._unreachable:
                 self._housekeep()
                 await self._compact()
             if self.proposals.waiting:
@@ -471,8 +471,8 @@ class Peer(Desk):
 
     def _housekeep(self) -> None:
         node = self.node
-        ticks, self._ticks = self._ticks, 0
-        for _ in range(ticks):
+        if self._ticked:
+            self._ticked = False
             node.tick()
         unreachable, self._unreachable = self._unreachable, []
         for peer in unreachable:
