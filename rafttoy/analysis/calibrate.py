@@ -20,8 +20,9 @@ import numpy as np
 
 from rafttoy.analysis.costs import SPREAD_PERCENT, fit_links, fit_software, fit_spread, with_background, with_cpu
 from rafttoy.analysis.fits import Fit, fits_of, put_bytes, typical, with_calibrated
+from rafttoy.analysis.pool import Simulate, one_by_one, side_by_side
 from rafttoy.analysis.probe import probe_disk, probe_interruptions
-from rafttoy.analysis.waits import LEARNT_PIPELINE, groups_of, side_by_side, with_delays, with_groups, with_pace, with_saves, with_stalls
+from rafttoy.analysis.waits import LEARNT_PIPELINE, groups_of, with_delays, with_groups, with_pace, with_saves, with_stalls
 from rafttoy.cell import Cell, Plan
 from rafttoy.experiment import Progress
 from rafttoy.run import Measurement
@@ -162,8 +163,9 @@ def calibration_of(rounds: Sequence[Round]) -> Calibration:
     calm = [0.0] * (len(rounds) - len(stops))  # a round without any is one of 0 a second
     per_s = round(statistics.median([*(one.per_s for one in stops), *calm]), 2)
     interruptions = msgspec.structs.replace(_median(stops), per_s=per_s) if per_s else None
-    model = fit(training, _median([one.disk for one in rounds]), interruptions)
-    fits = fits_of(model, training)
+    with side_by_side(min(cores(None), len(training))) as simulate:
+        model = fit(training, _median([one.disk for one in rounds]), interruptions, simulate)
+        fits = fits_of(model, training, simulate)
     return Calibration(with_calibrated(model, training, fits), fits)
 
 
@@ -174,7 +176,12 @@ def _median(structs: Sequence[S]) -> S:
     return msgspec.structs.replace(structs[0], **medians)
 
 
-def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions: Interruptions | None = None) -> Model:
+def fit(
+    training: Sequence[tuple[Cell, Measurement]],
+    disk: Disk,
+    interruptions: Interruptions | None = None,
+    simulate: Simulate = one_by_one,
+) -> Model:
     """The model that explains the training runs best. CPU costs are of all of them; what is fitted by simulating a cell is a
     median of its runs."""
     once = typical(training)
@@ -204,12 +211,12 @@ def fit(training: Sequence[tuple[Cell, Measurement]], disk: Disk, interruptions:
         ),
     )
     model = with_groups(model, {name: _fit_group(model, training, name) for name in groups_of(training)})
-    with side_by_side(min(cores(None), len(once))) as simulate:
-        for _ in range(2):  # each waits for the others
-            model = with_delays(model, training, simulate)
-            model = with_saves(model, [(c, m) for c, m in training if is_durable(c.storage, c.wal)], simulate)
-            model = with_stalls(model, training, simulate)
-        return with_pace(model, training, simulate)
+    synced = [(cell, m) for cell, m in training if is_durable(cell.storage, cell.wal)]
+    for _ in range(2):  # each waits for the others
+        model = with_delays(model, training, simulate)
+        model = with_saves(model, synced, simulate)
+        model = with_stalls(model, training, simulate)
+    return with_pace(model, training, simulate)
 
 
 def _lock_us() -> float:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rafttoy.analysis.pool import Simulate, one_by_one
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
 from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Calibrated, Disk, Kv, Linear, Link, Model, interpolated
-from rafttoy.worlds import run_sim
 
 __all__ = [
     "Fit",
@@ -73,7 +73,7 @@ class Fit(msgspec.Struct, frozen=True):
     share_pct: float = 0.0
 
 
-def fits_of(model: Model, training: Training) -> list[Fit]:
+def fits_of(model: Model, training: Training, simulate: Simulate = one_by_one) -> list[Fit]:
     """Of every stage, store and link the CPU time in the training runs, predicted from their counts; of the disk the time that a save
     took, predicted by simulating the same cells."""
     reports = [report for _, measurement in training for report in measurement.reports.values()]
@@ -90,7 +90,7 @@ def fits_of(model: Model, training: Training) -> list[Fit]:
     for transport in dict.fromkeys(cell.transport for cell, _ in training):
         pairs = [_link_ns(own, transport, report) for own, used, report in rows if used == transport]
         fits.append(_fit("links", transport, pairs, total_ns))
-    saves = list(_saves(model, typical(training)))
+    saves = _saves(model, typical(training), simulate)
     if saves:
         fits.append(msgspec.structs.replace(_fit("disk", "save", saves, 1), share_pct=0.0))
     return fits
@@ -237,14 +237,20 @@ def _packets_ns(work: Linear, packets: int, nbytes: int) -> float:
     return 1e3 * (work.fixed_us + work.entry_us) * packets + work.byte_ns * nbytes
 
 
-def _saves(model: Model, training: Training) -> Iterable[tuple[float, float]]:
+def _saves(model: Model, training: Training, simulate: Simulate) -> list[tuple[float, float]]:
     """(predicted, measured) median time of a save of the leader, of each training cell that waits for a disk."""
-    for cell, measured in training:
-        leader = next(iter(measured.reports.values()))
-        if leader.counters.get("wal_syncs", 0):
-            predicted = run_sim(cell, Plan(proposals=_CHECKED_ROUNDS * cell.conc), model)
-            times = [m.reports[leader.id].metrics["append_latency_us"]["p50"] for m in (predicted, measured)]
-            yield times[0], times[1]
+    synced = [(cell, m) for cell, m in training if _leader(m).counters.get("wal_syncs", 0)]
+    predicted = simulate([(cell, Plan(proposals=_CHECKED_ROUNDS * cell.conc), model) for cell, _ in synced])
+    pairs = zip(predicted, map(_leader, (m for _, m in synced)), strict=True)
+    return [(_save_us(of.reports[leader.id]), _save_us(leader)) for of, leader in pairs]
+
+
+def _leader(measured: Measurement) -> PeerReport:
+    return next(iter(measured.reports.values()))
+
+
+def _save_us(report: PeerReport) -> float:
+    return float(report.metrics["append_latency_us"]["p50"])
 
 
 def _fit(part: Part, name: str, pairs: Sequence[tuple[float, float]], total_ns: float) -> Fit:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-__all__ = ["worker_pool"]
+from rafttoy.cell import Cell, Plan
+from rafttoy.run import Measurement
+from rafttoy.sim.model import Model
+from rafttoy.worlds import run_sim
+
+__all__ = ["Simulate", "one_by_one", "side_by_side", "worker_pool"]
+
+Simulate = Callable[[Sequence[tuple[Cell, Plan, Model]]], list[Measurement]]
 
 
 @contextlib.contextmanager
@@ -27,3 +34,21 @@ def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if begin is not None:
         begin(*args)
+
+
+def one_by_one(runs: Sequence[tuple[Cell, Plan, Model]]) -> list[Measurement]:
+    return [run_sim(cell, plan, model) for cell, plan, model in runs]
+
+
+@contextlib.contextmanager
+def side_by_side(workers: int) -> Iterator[Simulate]:
+    """Simulates on so many processes, with the same results in the same order."""
+    if workers < 2:
+        yield one_by_one
+        return
+    with worker_pool(workers) as pool:
+        yield lambda runs: list(pool.map(_simulated, runs))
+
+
+def _simulated(run: tuple[Cell, Plan, Model]) -> Measurement:
+    return run_sim(*run)

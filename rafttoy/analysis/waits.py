@@ -8,30 +8,27 @@ write is put down to their flushes, and how far the slowest proposals are from t
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from rafttoy.analysis.fits import put_bytes, runs_of, typical
-from rafttoy.analysis.pool import worker_pool
+from rafttoy.analysis.pool import Simulate, one_by_one
 from rafttoy.cell import Cell, Plan
 from rafttoy.ports import KV_INLINE_BYTES
 from rafttoy.proposal import OVERHEAD_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, DiskUse, Model, interpolated
 from rafttoy.storage import is_durable
-from rafttoy.worlds import run_sim
 
 __all__ = [
     "LEARNT_PIPELINE",
     "groups_of",
     "save_us",
-    "side_by_side",
     "with_delays",
     "with_groups",
     "with_pace",
@@ -72,27 +69,6 @@ _MOST_PACE = 0.5
 _SLOWEST_OF_PACE = 1.3
 """With a pace and nothing else, the slowest proposal in a hundred takes exp(1.3 * pace) times the median: there are sixteen paces, and
 fewer proposals in the slow ones."""
-
-
-Simulate = Callable[[Sequence[tuple[Cell, Plan, Model]]], list[Measurement]]
-
-
-def one_by_one(runs: Sequence[tuple[Cell, Plan, Model]]) -> list[Measurement]:
-    return [run_sim(cell, plan, model) for cell, plan, model in runs]
-
-
-@contextlib.contextmanager
-def side_by_side(workers: int) -> Iterator[Simulate]:
-    """Simulates on so many processes, with the same results in the same order."""
-    if workers < 2:
-        yield one_by_one
-        return
-    with worker_pool(workers) as pool:
-        yield lambda runs: list(pool.map(_simulated, runs))
-
-
-def _simulated(run: tuple[Cell, Plan, Model]) -> Measurement:
-    return run_sim(*run)
 
 
 def groups_of(training: Sequence[tuple[Cell, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from rafttoy.analysis import calibrate
 from rafttoy.analysis.calibrate import _lock_us, fit, training_cells
 from rafttoy.analysis.costs import fit_rows, fit_store
 from rafttoy.analysis.fits import beside_ns, cuts_flush, flushed, loop_beside_stages, typical
+from rafttoy.analysis.pool import side_by_side
 from rafttoy.analysis.waits import save_us, with_delays, with_pace, with_saves
 from rafttoy.cell import Cell, Plan
 from rafttoy.member import PeerReport, StageTotals
@@ -236,7 +237,8 @@ def test_a_model_of_an_interpreter_has_its_lock(monkeypatch: pytest.MonkeyPatch,
 def test_what_the_runs_cost_is_found_again(training: list[tuple[Cell, Measurement]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Throughput is not compared: which of two ways a closed loop of thousands falls into hangs on a fraction of a microsecond."""
     monkeypatch.setattr(calibrate, "cores", lambda _: TRUE.hardware.cores)
-    model = fit(training, TRUE.hardware.disk)
+    with side_by_side(2) as simulate:
+        model = fit(training, TRUE.hardware.disk, simulate=simulate)
     link = model.hardware.links["tcp"]
     assert link.delay_us == pytest.approx(40, abs=5)
     assert link.send.fixed_us == pytest.approx(6, rel=0.1)
