@@ -22,7 +22,7 @@ __all__ = ["Measurement", "run_cell"]
 _WATCH_NS = 20_000_000
 _STUCK_NS = 10_000_000_000
 _HELD_UP_NS = 60_000_000_000
-"""As long as all are connected, so long may stores hold up every write: LevelDB with a dozen tables in its first level merges them before
+"""If no connection was lost, so long may stores hold up every write: LevelDB with a dozen tables in its first level merges them before
 it takes another, which took up to 11 s where three peers at full load share two slow cores."""
 
 

@@ -17,4 +17,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     compete for the disk and the cores that they wait for. Others stay with those of their file, which share its fixtures."""
     for item in items:
         real = item.get_closest_marker("real") is not None
-        item.add_marker(pytest.mark.xdist_group("real" if real else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("real" if real else str(item.path)))

@@ -71,6 +71,7 @@ def latency_noise_pct(pairs: Sequence[Pair], metric: str) -> float:
 
 
 def noise_text(pairs: Sequence[Pair]) -> str:
+    """What is known of it, of throughput and latencies, for a person to read."""
     repeats = max(pair.repeats for pair in pairs)
     if repeats == 1:
         return "unknown, for want of repeats (--count)"
