@@ -17,6 +17,7 @@ from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
 from rafttoy.ports import Packet, Ports, Sized, Task
 from rafttoy.proposal import AcknowledgedRun, Desk, Tracker, join_payloads
+from rafttoy.quota import Quota
 from rafttoy.raft import (
     NONE,
     ConfChange,
@@ -49,7 +50,8 @@ _PACKET_BYTES = 16 << 20
 """Of entries in one packet of several messages. Receivers take no packet beyond MESSAGE_LIMIT_BYTES."""
 
 _FAR_BEHIND = 8
-"""A leader keeps this many times the log that it keeps otherwise, for a member that is behind."""
+"""A leader keeps this many times the log that it keeps otherwise, for a member that is behind: more than the quota, by which one that
+is not gone can be."""
 
 
 class AckOn(Enum):
@@ -76,6 +78,7 @@ class RaftOptions(msgspec.Struct, frozen=True):
     max_inflight_messages: int = 4096
     max_message_bytes: int = 8 << 20
     keep_log_bytes: int = 16 << 20
+    quota_bytes: int = 64 << 20
 
 
 def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
@@ -199,6 +202,9 @@ class Peer(Desk):
         self._load = (0, 0)
         self._acked = recovered.applied
         self._untold = False
+        self._quota = Quota(options.quota_bytes, options.election_ticks)
+        self.stranded = False
+        """Somebody needs a snapshot, and the content is larger than one can be."""
         stage = ports.cpu.stage
         self._receiving, self._readying = stage("receive"), stage("ready")
         self._sending, self._advancing = stage("send"), stage("advance")
@@ -284,7 +290,10 @@ class Peer(Desk):
             if self._ticked or self._campaign or self._unreachable:
                 self._housekeep()
                 await self._compact()
-            if self.proposals.waiting:
+            quota = self._quota
+            if quota.exhausted:
+                quota.look(node.progresses(), self.storage.log)
+            if self.proposals.waiting and not quota.exhausted:
                 await self._propose()
             if node.has_ready():
                 mark = self._readying.start()
@@ -295,7 +304,7 @@ class Peer(Desk):
                 self._load = _extent(rd)
                 await self._readying.done(mark, *self._load)
                 return rd
-            if not (self._packets or self._local or self.proposals.waiting):
+            if not (self._packets or self._local or (self.proposals.waiting and not quota.exhausted)):
                 self._untold = self._acked < node.commit  # who is answered proposes, and that append tells: half as many packets
                 if not self._untold:
                     await self.tell_commit()
@@ -474,9 +483,12 @@ class Peer(Desk):
         if self._ticked:
             self._ticked = False
             node.tick()
+            if self.is_leader:
+                self._quota.tick(node.progresses(), self.storage.log)
         unreachable, self._unreachable = self._unreachable, []
         for peer in unreachable:
             node.report_unreachable(peer)
+            self._quota.lost(peer)
         if self._campaign:
             self._campaign = False
             if node.lead in (NONE, self.id):
@@ -485,20 +497,20 @@ class Peer(Desk):
                 node.transfer_leader(self.id)
 
     async def _compact(self) -> None:
-        """Old entries go by size (not those that a member still needs, unless it is so far behind that a snapshot is cheaper)."""
-        keep = self._options.keep_log_bytes * self.storage.retain
-        if self.digest is not None or self.storage.log.total_bytes < keep + keep // 2:  # seldom and much, not often and little
+        """Old entries go by size (not those that a member still needs, unless it is too far behind). Who needs what is gone is made
+        a snapshot when it is back and asks."""
+        storage = self.storage
+        if storage.log.snapshot_wanted and self.is_leader and not self.stranded:
+            self.stranded = await storage.create_snapshot() is None
+        keep = self._options.keep_log_bytes * storage.retain
+        if self.digest is not None or storage.log.total_bytes < keep + keep // 2:  # seldom and much, not often and little
             return
-        index = self.storage.compactable(keep)
+        index = storage.compactable(keep)
         if self.is_leader:
             needed = min(progress.match for _, progress in self.node.progresses())
-            if needed < index:
-                far_behind = self.storage.compactable(_FAR_BEHIND * keep)
-                index = max(needed, far_behind)
-                if index > needed:
-                    await self.storage.create_snapshot()
+            index = min(index, max(needed, storage.compactable(_FAR_BEHIND * keep)))
         if index:
-            await self.storage.compact(index)
+            await storage.compact(index)
 
     async def _propose(self) -> None:
         mark = self._proposing.start()
@@ -517,6 +529,7 @@ class Peer(Desk):
 
     def _role_changed(self, role: StateRole) -> None:
         was, self.is_leader = self.is_leader, role is StateRole.LEADER
+        self._quota.clear()
         if was and not self.is_leader:
             self.tracker.fail_all()  # their fate is another leader's to decide
 

@@ -14,6 +14,7 @@ from rafttoy.observe import Summary
 from rafttoy.peer import Peer
 from rafttoy.proposal import AcknowledgedRun, payload_ids
 from rafttoy.raft.entries import EntryType
+from rafttoy.storage.api import SNAPSHOT_LIMIT_BYTES
 from rafttoy.wire import Epoch
 from rafttoy.workload import ClosedLoop, OpenLoop, make_load
 
@@ -96,6 +97,11 @@ async def run_cell(
     warnings += [f"lost the connection to peer {id} {losses} time(s)" for id, losses in sorted(member.lost.items())]
     if load.losses:
         warnings.append(f"{load.losses} proposals failed: the leadership was lost on the way")
+    if peer.stranded:
+        warnings.append(
+            "a peer that was away lacks entries that the log no longer holds, and the content is larger than a snapshot may be "
+            f"({SNAPSHOT_LIMIT_BYTES >> 20} MiB): it stays behind"
+        )
     verified = None
     if plan.verify:
         await _drain(member, peer, load)

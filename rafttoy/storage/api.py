@@ -9,8 +9,12 @@ from typing import Protocol
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot, SnapshotMetadata
 from rafttoy.storage.log import Log
+from rafttoy.wire import MESSAGE_LIMIT_BYTES
 
-__all__ = ["Engine", "Recovered", "Save", "Storage", "Wal", "WalState", "may_wait"]
+__all__ = ["SNAPSHOT_LIMIT_BYTES", "Engine", "Recovered", "Save", "Storage", "Wal", "WalState", "may_wait"]
+
+SNAPSHOT_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - (1 << 20)
+"""Largest content of a snapshot that one message carries to a follower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,8 @@ class Engine(Protocol):
     async def sync(self) -> None:
         """What was applied is durable once it returns."""
 
-    async def dump(self) -> bytes:
-        """The content, for a snapshot."""
+    async def dump(self, limit_bytes: int | None = None) -> bytes | None:
+        """The content, for a snapshot; None if that is larger than `limit_bytes`."""
 
     async def restore(self, data: bytes, index: int, conf_state: ConfState) -> None:
         """Takes the place of the content, durably."""
@@ -170,8 +174,9 @@ class Storage(Protocol):
     async def set_conf_state(self, conf_state: ConfState, index: int) -> None:
         """The members as of the configuration change at `index`, just applied (for the founding members: index 0)."""
 
-    async def create_snapshot(self) -> Snapshot:
-        """Of everything applied, with content; `log.snapshot()` gives it from then on."""
+    async def create_snapshot(self) -> Snapshot | None:
+        """Of everything applied, with content; `log.snapshot()` gives it from then on. None where it would be larger than
+        SNAPSHOT_LIMIT_BYTES."""
 
     async def install_snapshot(self, snapshot: Snapshot, hard_state: HardState | None) -> None:
         """One that came from the leader: takes the place of log and engine, durably."""

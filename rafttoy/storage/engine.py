@@ -142,10 +142,18 @@ class KvEngine:
             digest.update(_pack(await self._store.kv.scan(start, stop)))
         return digest.hexdigest()
 
-    async def dump(self) -> bytes:
+    async def dump(self, limit_bytes: int | None = None) -> bytes | None:
         if self._virtual:  # a model run compacts its log too: what stands for its content is how much of it there is
             return _SIZED_DUMP + _U64.pack(self._entries)
-        return b"".join([_pack(await self._store.kv.scan(start, stop)) for start, stop in self._slices])
+        parts: list[bytes] = []
+        size = 0
+        for start, stop in self._slices:
+            part = _pack(await self._store.kv.scan(start, stop))
+            size += len(part)
+            if limit_bytes is not None and size > limit_bytes:
+                return None
+            parts.append(part)
+        return b"".join(parts)
 
     async def restore(self, data: bytes, index: int, conf_state: ConfState) -> None:
         if self._store.shared:

@@ -90,6 +90,9 @@ class Log(MemoryStorage):
     def compact(self, index: int) -> None:
         super().compact(index)
         self._recount()
+        if self._has_content and self._snapshot.index < index:  # the log no longer reaches on from there
+            self._snapshot = Snapshot(b"", self._snapshot.metadata)
+            self._has_content = False
 
     # --- members and snapshots ---
 

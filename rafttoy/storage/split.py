@@ -8,7 +8,7 @@ from rafttoy.errors import StorageError
 from rafttoy.ports import Ports
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot, SnapshotMetadata
-from rafttoy.storage.api import Engine, Recovered, Save, Wal
+from rafttoy.storage.api import SNAPSHOT_LIMIT_BYTES, Engine, Recovered, Save, Wal
 from rafttoy.storage.engine import Store
 from rafttoy.storage.group import GroupCommit
 from rafttoy.storage.identity import Identity, begin_erasing, end_erasing, finish_erasing
@@ -170,9 +170,12 @@ class LogStorage:
     def _metadata(self, index: int) -> SnapshotMetadata:
         return SnapshotMetadata(self._conf_state or ConfState(), index, self.log.term(index))
 
-    async def create_snapshot(self) -> Snapshot:
+    async def create_snapshot(self) -> Snapshot | None:
         metadata = self._metadata(self._applied)
-        snapshot = Snapshot(await self._engine.dump(), metadata)
+        data = await self._engine.dump(SNAPSHOT_LIMIT_BYTES)
+        if data is None:
+            return None
+        snapshot = Snapshot(data, metadata)
         self.log.set_snapshot(snapshot)
         return snapshot
 
@@ -199,8 +202,13 @@ class LogStorage:
             if self._engine.durable:
                 await self._engine.sync()
             else:  # what is dropped from the log lives on in a snapshot
-                snapshot = await self.create_snapshot()
+                applied = self._metadata(self._applied)
+                data = await self._engine.dump()
+                assert data is not None
+                snapshot = Snapshot(data, applied)
                 await self._snapshots.save(snapshot)
+                if len(data) <= SNAPSHOT_LIMIT_BYTES:
+                    self.log.set_snapshot(snapshot)
             await self._mark(metadata, None)
         await self._wal.release(index)
         self.log.compact(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from rafttoy.cell import Cell, Plan
 from rafttoy.errors import RafttoyError, RunError, StorageError
 from rafttoy.member import Member
+from rafttoy.peer import RaftOptions
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet
 from rafttoy.proposal import AcknowledgedRun
@@ -34,9 +36,11 @@ every_case = pytest.mark.parametrize(("pipeline", "kind"), CASES, ids=[f"{pipeli
 class Group:
     """A group under load. `acknowledged` and `sent` hold the (simulated) time of each event."""
 
-    def __init__(self, cell: Cell, plan: Plan = PLAN, seed: int = 1) -> None:
+    def __init__(self, cell: Cell, plan: Plan = PLAN, seed: int = 1, options: RaftOptions | None = None) -> None:
         self.cell, self.plan = cell, plan
         self.world = SimWorld(MODEL, "tcp", seed)
+        for id in range(1, cell.nodes + 1):
+            self.world.add_member(id, cell.nodes, cell, plan, options=options)
         self.members = self.world.start(cell, plan)
         self.acknowledged: list[int] = []
         self.sent: dict[int, list[int]] = {member.id: [] for member in self.members}
@@ -269,23 +273,23 @@ def test_every_error_of_a_run_is_one_of_ours() -> None:
     assert issubclass(RunError, RafttoyError)
 
 
-def hold_up(member: Member, duration_ns: int) -> None:
-    """Has the next batch that this member applies wait for so long, as a store does that has to merge its tables first."""
-    storage, apply = member.storage, member.storage.apply
+def hold_up(member: Member, step: str, duration_ns: int) -> None:
+    """Has the next `step` of this member's storage (`apply`, `save`) wait for so long, as a store does that has to merge tables first."""
+    storage, usual = member.storage, getattr(member.storage, step)
 
-    async def held_up(batches: Any) -> None:
-        storage.apply = apply
+    async def held_up(*args: Any, **kwargs: Any) -> None:
+        setattr(storage, step, usual)
         await member.ports.clock.sleep_ns(duration_ns)
-        await apply(batches)
+        await usual(*args, **kwargs)
 
-    storage.apply = held_up
+    setattr(storage, step, held_up)
 
 
 def test_a_leader_whose_store_holds_it_up_for_seconds_goes_on() -> None:
     """The others elect one of themselves meanwhile, and the run takes the leadership back."""
     plan = msgspec.structs.replace(PLAN, seconds=8.0, verify=True)
     group = Group(cell_of(("split", "file", "mem"), conc=0, rate=100.0), plan=plan)
-    group.when_loaded(lambda: hold_up(group.members[0], 5000 * MS), after_ns=300 * MS)
+    group.when_loaded(lambda: hold_up(group.members[0], "apply", 5000 * MS), after_ns=300 * MS)
     m = group.run()
     assert m.verified
     assert max(group.acknowledged) > 7000 * MS
@@ -301,14 +305,14 @@ def test_ticks_that_come_while_a_store_holds_the_peer_up_count_once(monkeypatch:
 
     monkeypatch.setattr(RawNode, "tick", counted)
     group = Group(cell_of(("split", "file", "mem"), conc=0, rate=100.0), plan=msgspec.structs.replace(PLAN, seconds=3.0))
-    group.when_loaded(lambda: hold_up(group.members[2], 2000 * MS), after_ns=300 * MS)
+    group.when_loaded(lambda: hold_up(group.members[2], "apply", 2000 * MS), after_ns=300 * MS)
     group.run()
     assert ticks[2] - ticks[3] == pytest.approx(2000 / 100, abs=2)
 
 
 def test_a_store_that_never_goes_on_ends_the_run() -> None:
     group = Group(cell_of(("split", "file", "mem")))
-    group.when_loaded(lambda: hold_up(group.members[0], 3600_000 * MS), after_ns=10 * MS)
+    group.when_loaded(lambda: hold_up(group.members[0], "apply", 3600_000 * MS), after_ns=10 * MS)
     with pytest.raises(RunError, match="nothing was acknowledged for 60 s, and no connection was lost: a disk or a store hangs"):
         group.run()
 
@@ -318,7 +322,110 @@ def test_followers_whose_stores_hold_them_up_for_longer_than_connections_may_tak
     plan = msgspec.structs.replace(PLAN, seconds=14.0, verify=True)
     group = Group(cell_of(("split", "file", "mem"), conc=0, rate=100.0), plan=plan)
     for id in (2, 3):
-        group.when_loaded(lambda id=id: hold_up(group.members[id - 1], 12_000 * MS), after_ns=300 * MS)
+        group.when_loaded(lambda id=id: hold_up(group.members[id - 1], "apply", 12_000 * MS), after_ns=300 * MS)
     m = group.run()
     assert m.verified
     assert max(group.acknowledged) > 12_300 * MS
+
+
+# --- followers that lag ---
+
+SMALL = RaftOptions(keep_log_bytes=20_000, quota_bytes=400_000)
+"""Logs on disk keep 64 times 20 kB for an engine in memory, and eight times that for one who lags."""
+
+
+def lag_bytes(group: Group, id: int) -> int:
+    """What this peer's log lacks of the leader's, by payload."""
+    return group.cell.bytes * (group.members[0].storage.log.last_index() - group.members[id - 1].storage.log.last_index())
+
+
+def watch_lag(group: Group, id: int) -> list[int]:
+    """Its lag each millisecond, from the load's begin on."""
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(lag_bytes(group, id))
+            await group.members[0].ports.clock.sleep_ns(MS)
+
+    group.when_loaded(lambda: group.members[0].ports.tasks.spawn(look(), "look"))
+    return seen
+
+
+@pytest.mark.parametrize("pipeline", ["basic", "async-apply", "async-storage"])
+def test_a_leader_waits_for_a_follower_that_is_held_up(pipeline: str) -> None:
+    """As long as it lacks more than the quota: two of three would go on without it, until only a snapshot could help."""
+    plan = msgspec.structs.replace(PLAN, seconds=2.0, verify=True)
+    cell = cell_of(FILE, pipeline=pipeline, conc=2, bytes=4000)
+    lags = {}
+    for quota in (SMALL.quota_bytes, 1 << 40):
+        group = Group(cell, plan, options=msgspec.structs.replace(SMALL, quota_bytes=quota))
+        group.when_loaded(lambda group=group: hold_up(group.members[2], "save", 1000 * MS), after_ns=300 * MS)
+        lag = watch_lag(group, 3)
+        m = group.run()
+        assert m.verified
+        assert m.warnings == []
+        assert max(group.acknowledged) > 1800 * MS
+        lags[quota] = max(lag)
+    between_ticks = 0.1 * m.ops / m.seconds * cell.bytes
+    assert SMALL.quota_bytes / 2 < lags[SMALL.quota_bytes] < SMALL.quota_bytes + 2 * between_ticks
+    assert lags[1 << 40] > 3 * lags[SMALL.quota_bytes]
+
+
+@pytest.mark.parametrize("gone", ["killed", "silent"])
+def test_a_follower_that_is_gone_does_not_stop_the_others(gone: str) -> None:
+    """One whose connection is lost at once; one that only says nothing (its store hangs) after half a minute."""
+    seconds, rate = (3.0, 2000.0) if gone == "killed" else (40.0, 200.0)
+    plan = msgspec.structs.replace(PLAN, seconds=seconds, connect_seconds=3.0)
+    group = Group(cell_of(FILE, conc=0, rate=rate, bytes=1000), plan, options=SMALL)
+    if gone == "killed":
+        group.when_loaded(lambda: inject(group.members[2], fail_sync=0), after_ns=300 * MS)
+    else:
+        group.when_loaded(lambda: hold_up(group.members[2], "save", 3600_000 * MS), after_ns=300 * MS)
+    group.run()
+    assert lag_bytes(group, 3) > 4 * SMALL.quota_bytes
+    pause_ns = max(b - a for a, b in itertools.pairwise(group.acknowledged))
+    assert max(group.acknowledged) > (seconds - 0.5) * 1e9
+    assert pause_ns < 1000 * MS if gone == "killed" else 20_000 * MS < pause_ns < 31_000 * MS
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_who_lacks_what_the_log_no_longer_holds_gets_a_snapshot_once_it_is_back(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before: to make one takes the leader as long as its content is large. One that no message could carry is not made."""
+    if not fits:
+        monkeypatch.setattr("rafttoy.storage.split.SNAPSHOT_LIMIT_BYTES", 1000)
+    plan = msgspec.structs.replace(PLAN, seconds=4.0, connect_seconds=3.0)
+    group = Group(cell_of(("leveldb", "leveldb", "leveldb"), conc=0, rate=2000.0, bytes=1000), plan, options=SMALL)
+    leader, away = group.members[0], group.members[2]
+    asked: list[int] = []
+    installed: list[int] = []
+
+    def cut() -> None:
+        create, install = leader.storage.create_snapshot, away.storage.install_snapshot
+
+        async def noted_create() -> Any:
+            asked.append(group.now_ns())
+            return await create()
+
+        async def noted_install(snapshot: Any, hard_state: Any) -> None:
+            installed.append(snapshot.index)
+            await install(snapshot, hard_state)
+
+        leader.storage.create_snapshot, away.storage.install_snapshot = noted_create, noted_install
+        part(group, 3)
+        assert leader.peer is not None
+        leader.peer.unreachable(3)
+
+    group.when_loaded(cut, after_ns=300 * MS)
+    group.when_loaded(group.world.network.cut.clear, after_ns=3000 * MS)
+    m = group.run()
+    assert asked
+    assert min(asked) > 3000 * MS
+    if fits:
+        assert installed
+        assert lag_bytes(group, 3) < SMALL.quota_bytes
+        assert m.warnings == []
+    else:
+        assert len(asked) == 1  # nor tried again
+        assert away.storage.log.last_index() < leader.storage.log.first_index()
+        assert any("larger than a snapshot may be" in warning for warning in m.warnings)
