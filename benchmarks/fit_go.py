@@ -207,7 +207,9 @@ def profile(costs: Mapping[str, float], hardware: Hardware) -> Model:
     return Model(
         meta=Meta(name="go-original"),
         hardware=msgspec.structs.replace(hardware, links={"grpc": link}),
-        software=Software(stages=dict(sorted(stages.items())), kv={"dict": Kv(write=Linear()), "leveldb": Kv(write=put)}),
+        software=Software(
+            stages=dict(sorted(stages.items())), kv={"dict": Kv(write=Linear()), "leveldb": Kv(write=put)}, commit_broadcast=True
+        ),
     )
 
 

@@ -70,7 +70,7 @@ class ApplyOn(Enum):
 
 class RaftOptions(msgspec.Struct, frozen=True):
     """What the original sets in code. Its election timeout (600 ms) is too near a stall of a busy host; CheckQuorum and PreVote
-    keep a leader that is only slow."""
+    keep a leader that is only slow. With `commit_broadcast` a leader tells of each commit at once, as the original does."""
 
     tick_ns: int = 100_000_000
     election_ticks: int = 10
@@ -78,7 +78,8 @@ class RaftOptions(msgspec.Struct, frozen=True):
     max_inflight_messages: int = 4096
     max_message_bytes: int = 8 << 20
     keep_log_bytes: int = 16 << 20
-    quota_bytes: int = 64 << 20
+    quota_bytes: int = 32 << 20
+    commit_broadcast: bool = False
 
 
 def split_appends(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
@@ -222,7 +223,7 @@ class Peer(Desk):
                 pre_vote=True,
                 disable_proposal_forwarding=True,
                 async_storage_writes=async_storage,
-                skip_commit_broadcast=True,
+                skip_commit_broadcast=not options.commit_broadcast,
                 random_timeout=lambda ticks: int(rng.integers(ticks)),
             )
         )
@@ -292,7 +293,7 @@ class Peer(Desk):
                 await self._compact()
             quota = self._quota
             if quota.exhausted:
-                quota.look(node.progresses(), self.storage.log)
+                quota.look(node.progresses(), node.commit, self.storage.log)
             if self.proposals.waiting and not quota.exhausted:
                 await self._propose()
             if node.has_ready():
@@ -484,7 +485,7 @@ class Peer(Desk):
             self._ticked = False
             node.tick()
             if self.is_leader:
-                self._quota.tick(node.progresses(), self.storage.log)
+                self._quota.tick(node.progresses(), node.commit, self.storage.log)
         unreachable, self._unreachable = self._unreachable, []
         for peer in unreachable:
             node.report_unreachable(peer)

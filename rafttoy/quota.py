@@ -1,8 +1,8 @@
 """How far a leader may run ahead of the followers that keep up with it.
 
 A quorum is enough to commit, so the slowest follower may fall behind without end: the log is kept for it, and in the end only a snapshot
-of all content brings it back. Therefore proposals wait while a follower that was abreast lacks more than a quota (CockroachDB's quota
-pool). Who is gone does not count: a minority must not stop a group (thesis §2.1).
+of all content brings it back. Therefore proposals wait while a follower that was abreast lacks more than a quota of what is committed
+(CockroachDB's quota pool). Who is gone does not count: a minority must not stop a group (thesis §2.1).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Quota:
         self._heard.pop(id, None)
         self._away[id] = self._now + self._active_ticks
 
-    def tick(self, followers: Iterable[tuple[int, Progress]], log: Log) -> None:
+    def tick(self, followers: Iterable[tuple[int, Progress]], committed: int, log: Log) -> None:
         """Who has come, who is gone, and whether to wait. Who needs a snapshot is waited for no longer."""
         self._now = now = self._now + 1
         heard = self._heard
         self.exhausted = False
         for id, progress in followers:
-            lacks = self._lacks_bytes(progress, log)
+            lacks = _lacks_bytes(progress, committed, log)
             if progress.recent_active and now >= self._away.get(id, 0) and (lacks <= self._limit_bytes or id in heard):
                 heard[id] = now
             if id in heard:
@@ -58,15 +58,16 @@ class Quota:
                 elif lacks > self._limit_bytes:
                     self.exhausted = True
 
-    def look(self, followers: Iterable[tuple[int, Progress]], log: Log) -> None:
+    def look(self, followers: Iterable[tuple[int, Progress]], committed: int, log: Log) -> None:
         """Whether those for whom proposals wait have caught up."""
         self.exhausted = any(
-            id in self._heard and self._limit_bytes < self._lacks_bytes(progress, log) < math.inf for id, progress in followers
+            id in self._heard and self._limit_bytes < _lacks_bytes(progress, committed, log) < math.inf for id, progress in followers
         )
 
-    def _lacks_bytes(self, progress: Progress, log: Log) -> float:
-        """Entries are taken for as large as those of the log are on average; inf where the log no longer has them all."""
-        first, last = log.first_index(), log.last_index()
-        if progress.match + 1 < first:
-            return math.inf
-        return (last - progress.match) * log.total_bytes / (last + 1 - first) if last >= first else 0.0
+
+def _lacks_bytes(progress: Progress, committed: int, log: Log) -> float:
+    """Entries are taken for as large as those of the log are on average; inf where the log no longer has them all."""
+    first, last = log.first_index(), log.last_index()
+    if progress.match + 1 < first:
+        return math.inf
+    return max(0, committed - progress.match) * log.total_bytes / (last + 1 - first) if last >= first else 0.0

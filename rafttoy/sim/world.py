@@ -89,6 +89,7 @@ class SimWorld:
         store: SimStore | None = None,
         options: RaftOptions | None = None,
     ) -> Member:
+        options = options or RaftOptions(commit_broadcast=self.model.software.commit_broadcast)
         ports = SimPorts(self, id, sync=plan.sync, store=store)
         member = Member(ports, id, nodes, cell=cell, plan=plan, options=options, log=log)
         self.members[id] = member

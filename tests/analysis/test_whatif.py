@@ -95,7 +95,7 @@ def test_every_cost_of_the_shipped_model_can_be_named_in_full_and_in_short() -> 
 
     for half in ("hardware", "software"):
         for key in costs(msgspec.to_builtins(getattr(model, half)), ""):
-            value: float | bool = {"pace": 1, "placed": False, "reads_in_turn": False}.get(key, 3)
+            value: float | bool = {"pace": 1, "placed": False, "reads_in_turn": False, "commit_broadcast": False}.get(key, 3)
             one = apply_settings(model, [f"{key}={json.dumps(value)}"])
             assert one == apply_settings(model, [f"{half}.{key}={json.dumps(value)}"])
             assert _value(one, f"{half}.{key}") == value, key
