@@ -70,12 +70,14 @@ class ApplyOn(Enum):
 
 class RaftOptions(msgspec.Struct, frozen=True):
     """What the original sets in code. Its election timeout (600 ms) is too near a stall of a busy host; CheckQuorum and PreVote
-    keep a leader that is only slow. With `commit_broadcast` a leader tells of each commit at once, as the original does."""
+    keep a leader that is only slow. Without a bound of the bytes in flight, a follower that came back was sent all that it lacked at
+    once: half a gigabyte, in two copies. With `commit_broadcast` a leader tells of each commit at once, as the original does."""
 
     tick_ns: int = 100_000_000
     election_ticks: int = 10
     heartbeat_ticks: int = 1
     max_inflight_messages: int = 4096
+    max_inflight_bytes: int = 64 << 20
     max_message_bytes: int = 8 << 20
     keep_log_bytes: int = 16 << 20
     quota_bytes: int = 32 << 20
@@ -217,6 +219,7 @@ class Peer(Desk):
                 election_tick=options.election_ticks,
                 heartbeat_tick=options.heartbeat_ticks,
                 max_inflight_msgs=options.max_inflight_messages,
+                max_inflight_bytes=max(options.max_inflight_bytes, options.max_message_bytes),
                 max_size_per_msg=options.max_message_bytes,
                 applied=recovered.applied,
                 check_quorum=True,

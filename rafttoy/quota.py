@@ -1,8 +1,8 @@
 """How far a leader may run ahead of the followers that keep up with it.
 
 A quorum is enough to commit, so the slowest follower may fall behind without end: the log is kept for it, and in the end only a snapshot
-of all content brings it back. Therefore proposals wait while a follower that was abreast lacks more than a quota of what is committed
-(CockroachDB's quota pool). Who is gone does not count: a minority must not stop a group (thesis §2.1).
+of all content brings it back. Therefore proposals wait while a follower that keeps up otherwise lacks more than a quota of what is
+committed (CockroachDB's quota pool). Who is gone does not count: a minority must not stop a group (thesis §2.1).
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ __all__ = ["Quota"]
 
 _PATIENCE_TICKS = 300
 """A follower that says nothing for so long is gone. Stores hold a peer up for seconds, and it comes back (LevelDB for 11 s)."""
+
+
+_NEAR = 4
+"""Who comes, or is found by a new leader, and lacks so many quotas at most is waited for until it has caught up: a leadership is lost just
+when stores hold their peers up, and one that lacked a little more than a quota then was left behind for good."""
 
 
 class Quota:
@@ -50,7 +55,8 @@ class Quota:
         self.exhausted = False
         for id, progress in followers:
             lacks = _lacks_bytes(progress, committed, log)
-            if progress.recent_active and now >= self._away.get(id, 0) and (lacks <= self._limit_bytes or id in heard):
+            near = id in heard or lacks <= _NEAR * self._limit_bytes
+            if near and progress.recent_active and now >= self._away.get(id, 0):
                 heard[id] = now
             if id in heard:
                 if lacks == math.inf or now - heard[id] > _PATIENCE_TICKS:

@@ -429,3 +429,26 @@ def test_who_lacks_what_the_log_no_longer_holds_gets_a_snapshot_once_it_is_back(
         assert len(asked) == 1  # nor tried again
         assert away.storage.log.last_index() < leader.storage.log.first_index()
         assert any("larger than a snapshot may be" in warning for warning in m.warnings)
+
+
+def test_a_follower_that_is_behind_is_sent_a_window_at_a_time() -> None:
+    """Not all that it lacks at once, which the leader would have to hold."""
+    window = 300_000
+    options = msgspec.structs.replace(SMALL, quota_bytes=1 << 40, max_message_bytes=100_000, max_inflight_bytes=window)
+    plan = msgspec.structs.replace(PLAN, seconds=3.0, connect_seconds=3.0, verify=True)
+    group = Group(cell_of(FILE, conc=0, rate=2000.0, bytes=1000), plan, options=options)
+    stream = group.members[0].ports.links.stream(3)
+    send = stream.send
+    unanswered: list[int] = []
+
+    def counted(packet: Packet) -> None:
+        send(packet)
+        if group.members[0].peer is not None and (progress := group.members[0].peer.node.progress(3)) is not None:
+            unanswered.append(group.cell.bytes * (progress.next - 1 - progress.match) if progress.match else 0)
+
+    stream.send = counted  # type: ignore[method-assign]
+    group.when_loaded(lambda: hold_up(group.members[2], "save", 1500 * MS), after_ns=300 * MS)
+    lag = watch_lag(group, 3)
+    assert group.run().verified
+    assert max(lag) > 5 * window
+    assert window / 2 < max(unanswered) < window + 2 * options.max_message_bytes
