@@ -12,7 +12,6 @@ has seen, are predicted. Ends with status 1 if they are further off, on average,
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import math
 import platform
 import re
@@ -29,7 +28,6 @@ from scipy.optimize import least_squares
 
 from benchmarks.versus import read_sample, run_command
 from rafttoy.analysis.models import dump_model, open_model
-from rafttoy.analysis.pool import worker_pool
 from rafttoy.analysis.probe import probe_disk
 from rafttoy.analysis.whatif import apply_settings
 from rafttoy.cell import Cell, Plan
@@ -232,10 +230,11 @@ def latency_s(cell: Cell, model: Model, rate: float) -> float:
     return run_sim(arrivals, plan, model).latency.mean / 1e9
 
 
-def predicted(cell: Cell, model: Model, low: float = 500.0, high: float = 500_000.0) -> float:
-    """Proposals a second, to within half a percent, if it is between those."""
+def predicted(cell: Cell, model: Model) -> float:
+    """Proposals a second, to within half a percent."""
     if cell.conc == 1:
         return 1 / latency_s(cell, model, 0.0)
+    low, high = 500.0, 500_000.0
     while high > 1.01 * low:
         middle = math.sqrt(low * high)
         if middle * latency_s(cell, model, middle) <= cell.conc:
@@ -248,36 +247,27 @@ def predicted(cell: Cell, model: Model, low: float = 500.0, high: float = 500_00
 def fit(
     measured: Mapping[Cell, float], hardware: Hardware, moved: Callable[[str, float], None] = lambda what, share: None
 ) -> dict[str, float]:
-    """Costs by the names of `FREE`: least squares of the logarithms of predicted over measured throughput, and, weakly, of each cost over
-    its guess (so that costs which these cells hardly tell apart stay plausible). Latency at the measured throughput would tell as much with
-    one simulation instead of ten, but it has no bound where a cell saturates below that, and the fit then leaves all others alone."""
+    """Costs by the names of `FREE`: least squares of the logarithms of simulated over measured latency at the measured throughput,
+    and, weakly, of each cost over its guess (so that costs which these cells hardly tell apart stay plausible)."""
     guesses = np.array([free.guess for free in FREE.values()])
     steps = 0
 
     def costs(logs: Any) -> dict[str, float]:
         return dict(zip(FREE, (guesses * np.exp(logs - _MIDDLE)).tolist(), strict=True))
 
-    with worker_pool(min(cores(None), len(measured))) as pool:
+    def residuals(logs: Any) -> list[float]:
+        nonlocal steps
+        steps += 1
+        moved(f"step {steps}", 1 - math.exp(-steps / 60))
+        model = profile(costs(logs), hardware)
+        off = [math.log(latency_s(cell, model, rate) * rate / cell.conc) for cell, rate in measured.items()]
+        return off + [_PRIOR * (log - _MIDDLE) for log in logs.tolist()]
 
-        def residuals(logs: Any) -> list[float]:
-            nonlocal steps
-            steps += 1
-            moved(f"step {steps}", 1 - math.exp(-steps / 60))
-            model = profile(costs(logs), hardware)
-            off = pool.map(_off, measured, measured.values(), itertools.repeat(model))
-            return [*off, *(_PRIOR * (log - _MIDDLE) for log in logs.tolist())]
-
-        start = np.full(len(guesses), _MIDDLE)
-        found = least_squares(residuals, start, diff_step=_STEP / _MIDDLE, bounds=(_MIDDLE - 4, _MIDDLE + 4), max_nfev=12, ftol=1e-3)
+    start = np.full(len(guesses), _MIDDLE)
+    found = least_squares(residuals, start, diff_step=_STEP / _MIDDLE, bounds=(_MIDDLE - 4, _MIDDLE + 4), max_nfev=12, ftol=1e-3)
     return costs(found.x)
 
 
-def _off(cell: Cell, rate: float, model: Model) -> float:
-    """The logarithm of predicted over measured throughput."""
-    return math.log(predicted(cell, model, rate / _WITHIN, rate * _WITHIN) / rate)
-
-
-_WITHIN = 8.0
 _MIDDLE = 10.0  # the search's steps are relative to where it stands: at 0 there are none
 _STEP = 0.1
 
