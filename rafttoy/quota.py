@@ -18,7 +18,6 @@ __all__ = ["Quota"]
 _PATIENCE_TICKS = 300
 """A follower that says nothing for so long is gone. Stores hold a peer up for seconds, and it comes back (LevelDB for 11 s)."""
 
-
 _NEAR = 4
 """Who comes, or is found by a new leader, and lacks so many quotas at most is waited for until it has caught up: a leadership is lost just
 when stores hold their peers up, and one that lacked a little more than a quota then was left behind for good."""

@@ -124,7 +124,7 @@ class Engine(Protocol):
     async def sync(self) -> None:
         """What was applied is durable once it returns."""
 
-    async def dump(self, limit_bytes: int | None = None) -> bytes | None:
+    async def dump(self, limit_bytes: int | None) -> bytes | None:
         """The content, for a snapshot; None if that is larger than `limit_bytes`."""
 
     async def restore(self, data: bytes, index: int, conf_state: ConfState) -> None:

@@ -142,7 +142,7 @@ class KvEngine:
             digest.update(_pack(await self._store.kv.scan(start, stop)))
         return digest.hexdigest()
 
-    async def dump(self, limit_bytes: int | None = None) -> bytes | None:
+    async def dump(self, limit_bytes: int | None) -> bytes | None:
         if self._virtual:  # a model run compacts its log too: what stands for its content is how much of it there is
             return _SIZED_DUMP + _U64.pack(self._entries)
         parts: list[bytes] = []

@@ -171,13 +171,15 @@ class LogStorage:
         return SnapshotMetadata(self._conf_state or ConfState(), index, self.log.term(index))
 
     async def create_snapshot(self) -> Snapshot | None:
-        metadata = self._metadata(self._applied)
-        data = await self._engine.dump(SNAPSHOT_LIMIT_BYTES)
-        if data is None:
-            return None
-        snapshot = Snapshot(data, metadata)
-        self.log.set_snapshot(snapshot)
+        snapshot = await self._snapshot(SNAPSHOT_LIMIT_BYTES)
+        if snapshot is not None:
+            self.log.set_snapshot(snapshot)
         return snapshot
+
+    async def _snapshot(self, limit_bytes: int | None) -> Snapshot | None:
+        metadata = self._metadata(self._applied)
+        data = await self._engine.dump(limit_bytes)
+        return None if data is None else Snapshot(data, metadata)
 
     async def install_snapshot(self, snapshot: Snapshot, hard_state: HardState | None) -> None:
         if self.durable:
@@ -202,12 +204,10 @@ class LogStorage:
             if self._engine.durable:
                 await self._engine.sync()
             else:  # what is dropped from the log lives on in a snapshot
-                applied = self._metadata(self._applied)
-                data = await self._engine.dump()
-                assert data is not None
-                snapshot = Snapshot(data, applied)
+                snapshot = await self._snapshot(None)
+                assert snapshot is not None, "without a limit there is one"
                 await self._snapshots.save(snapshot)
-                if len(data) <= SNAPSHOT_LIMIT_BYTES:
+                if len(snapshot.data) <= SNAPSHOT_LIMIT_BYTES:
                     self.log.set_snapshot(snapshot)
             await self._mark(metadata, None)
         await self._wal.release(index)
