@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, chain
 
 import google_crc32c
@@ -54,7 +55,7 @@ _UNSIGNED = struct.Struct("<Q")
 _PADS = [bytes(n) for n in range(8)]
 _extend = google_crc32c.extend
 
-_VECTOR_FROM = 28  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_FROM = 112  # below this many entries a Python loop beats numpy's fixed cost
 _LARGE = 8 << 10  # from here on, copying an entry costs more than handling it by itself
 
 
@@ -130,17 +131,38 @@ def _head(entry: int, crc: int) -> tuple[bytes, int]:
     return _length(size) + head, -size % 8
 
 
+@lru_cache(maxsize=64)
+def _usual(entry: int) -> tuple[bytes, bytes, bytes]:
+    """(what precedes a checksum of five bytes, what stands between it and an entry of `entry` bytes, padding)."""
+    head, padding = _head(entry, _FIVE_FROM)
+    return head[:_CRC_AT], head[_CRC_AT + 5 :], _PADS[padding]
+
+
 def _one_by_one(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
-    view, entry, stride = memoryview(run.frames), _entry_bytes(run), run.stride  # type: ignore[arg-type]
+    entry, stride = _entry_bytes(run), run.stride
+    before, between, padding = _usual(entry)
+    usual = len(before) + 5 + len(between) + entry + len(padding)
     parts: list[Buffer] = []
     size = 0
-    for end in range(stride, stride * run.count + 1, stride):
-        data = view[end - entry : end]
-        crc = crc32c(data, crc)
-        head, padding = _head(entry, crc)
-        parts += (head, data, _PADS[padding]) if padding else (head, data)
-        size += len(head) + entry + padding
-    return parts, size, crc
+    entries: Sequence[Buffer]
+    if stride < _LARGE:
+        entries = list(_slices(run.frames, run.count, stride - entry, entry))
+        sums = list(accumulate(entries, _extend, initial=crc))
+    else:
+        view = memoryview(run.frames)  # type: ignore[arg-type]
+        entries = [view[end - entry : end] for end in range(stride, stride * run.count + 1, stride)]
+        sums = list(accumulate(entries, lambda crc, data: crc32c(data, crc), initial=crc))
+    for data, extended in zip(entries, sums[1:], strict=True):
+        if extended >= _FIVE_FROM:
+            septets = extended & 0x7F | (extended & 0x3F80) << 1 | (extended & 0x1FC000) << 2 | (extended & 0xFE00000) << 3
+            varint = septets | (extended & 0xF0000000) << 4 | 0x80808080
+            parts += (before, varint.to_bytes(5, "little"), between, data, padding)
+            size += usual
+        else:
+            head, pad = _head(entry, extended)
+            parts += (head, data, _PADS[pad])
+            size += len(head) + entry + pad
+    return [b"".join(parts)] if stride < _LARGE else parts, size, sums[-1]  # type: ignore[arg-type]
 
 
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
@@ -184,6 +206,9 @@ def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     return buffers, size + count * row, sums[-1]
 
 
+_FIVE_FROM = 1 << 28
+"""From here on a checksum takes five bytes."""
+_CRC_AT = 11
 _SEPTETS = np.arange(0, 35, 7, dtype=np.uint32)
 _AT_A_TIME = 64
 
