@@ -429,8 +429,7 @@ class Member:
 
     def mark(self) -> None:
         """The measured window begins."""
-        for record in self.ports.cpu.records.values():
-            record.clear()
+        self.ports.cpu.clear()
         self.metrics.clear()
         self._usage0 = self.ports.cpu.usage()
         self._counters0 = self._counters()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -19,26 +20,58 @@ _KEEP = 2048  # samples a stage keeps for fitting
 _FOLD = 4096  # values a histogram holds before it folds them into buckets, which takes 0.15 ms: the loop waits for it
 _SUB_BITS = 9  # 512 buckets an octave: values are kept to within 0.2 %
 _KEYS = 65 << _SUB_BITS
+_FIRST, _SECOND = itemgetter(0), itemgetter(1)
 
 
 class StageRecord:
     """Totals of one stage, and its first samples (entries, bytes, cpu_ns) for calibration.
 
-    `count` executions did `entries` entries of `nbytes` bytes; `measured` of them were clocked and took `cpu_ns` together."""
+    `count` executions did `entries` entries of `nbytes` bytes; `measured` of them were clocked and took `cpu_ns` together. What was
+    put into `pending` (entries, bytes) is added up when somebody looks: an execution costs no more than an append to a list."""
 
-    __slots__ = ("count", "cpu_ns", "entries", "measured", "name", "nbytes", "samples")
+    __slots__ = ("_count", "_entries", "_nbytes", "cpu_ns", "measured", "name", "pending", "samples")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.count = self.entries = self.nbytes = self.cpu_ns = self.measured = 0
+        self._count = self._entries = self._nbytes = self.cpu_ns = self.measured = 0
+        self.pending: list[tuple[int, int]] = []
         self.samples = array("q")
 
+    @property
+    def count(self) -> int:
+        self._add_up()
+        return self._count
+
+    @property
+    def entries(self) -> int:
+        self._add_up()
+        return self._entries
+
+    @property
+    def nbytes(self) -> int:
+        self._add_up()
+        return self._nbytes
+
+    def _add_up(self) -> None:
+        pending = self.pending
+        if pending:
+            self._count += len(pending)
+            self._entries += sum(map(_FIRST, pending))
+            self._nbytes += sum(map(_SECOND, pending))
+            pending.clear()
+
     def add(self, entries: int, nbytes: int, cpu_ns: int) -> None:
-        self.count += 1
-        self.entries += entries
-        self.nbytes += nbytes
+        self._count += 1
+        self._entries += entries
+        self._nbytes += nbytes
         self.cpu_ns += cpu_ns
         self.measured += 1
+
+    def clock(self, entries: int, nbytes: int, cpu_ns: int) -> None:
+        """One of those that are pending was clocked."""
+        self.cpu_ns += cpu_ns
+        self.measured += 1
+        self.sample(entries, nbytes, cpu_ns)
 
     def sample(self, entries: int, nbytes: int, cpu_ns: int) -> None:
         """Keeps one execution for fitting: of many, every second is dropped again and again, so that all of the run is seen."""
@@ -52,7 +85,8 @@ class StageRecord:
         return self.cpu_ns * self.count // self.measured if self.measured else 0
 
     def clear(self) -> None:
-        self.count = self.entries = self.nbytes = self.cpu_ns = self.measured = 0
+        self.pending.clear()
+        self._count = self._entries = self._nbytes = self.cpu_ns = self.measured = 0
         del self.samples[:]
 
     def to_json(self) -> dict[str, Any]:
@@ -191,24 +225,52 @@ def summarise(histogram: Histogram, scale: float = 1.0) -> dict[str, float]:
 
 
 class Metrics:
-    """The histograms of the original, under its names; latencies are recorded in ns and reported in µs."""
+    """The histograms of the original, under its names; latencies are recorded in ns and reported in µs.
+
+    What happens in every round is put into a list, which costs next to nothing, and `fold` moves it into the histograms:
+
+    saves    (ns, entries) of each append
+    applies  (ns, entries) of each apply
+    rounds   ns of each Ready, from when it was handed out until it was carried out
+    """
 
     NAMES = ("append_batch_sizes", "apply_batch_sizes", "pipeline_latency_us", "append_latency_us", "apply_latency_us")
-    __slots__ = ("append_batch_sizes", "append_latency", "apply_batch_sizes", "apply_latency", "pipeline_latency")
+    __slots__ = (
+        *("append_batch_sizes", "append_latency", "apply_batch_sizes", "apply_latency", "pipeline_latency"),
+        *("applies", "rounds", "saves"),
+    )
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.saves: list[tuple[int, int]] = []
+        self.applies: list[tuple[int, int]] = []
+        self.rounds: list[int] = []
         self.append_batch_sizes = Histogram()
         self.apply_batch_sizes = Histogram()
         self.pipeline_latency = Histogram()
         self.append_latency = Histogram()
         self.apply_latency = Histogram()
 
-    def clear(self) -> None:
-        for name in self.__slots__:
-            getattr(self, name).clear()
+    def fold(self) -> None:
+        """To be called from time to time: until then the lists grow."""
+        for rows, latency, sizes in (
+            (self.saves, self.append_latency, self.append_batch_sizes),
+            (self.applies, self.apply_latency, self.apply_batch_sizes),
+        ):
+            if rows:
+                columns = np.array(rows, dtype=np.int64)
+                latency.extend(columns[:, 0])
+                sizes.extend(columns[:, 1])
+                rows.clear()
+        if self.rounds:
+            self.pipeline_latency.extend(self.rounds)
+            self.rounds.clear()
 
     def to_json(self) -> dict[str, dict[str, float]]:
         """{name: {count, mean, p50, p90, p99, p999, max, stddev}}."""
+        self.fold()
         out: dict[str, dict[str, float]] = {}
         for name in self.NAMES:
             latency = name.endswith("_us")

@@ -6,7 +6,7 @@ runs on one event loop: what comes meanwhile waits in a mailbox and is handled a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 
 from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
-from rafttoy.ports import Packet, Ports, Sized, Task
+from rafttoy.ports import DONE, SAVE_HERE_BYTES, SAVE_HERE_DEFERRED_BYTES, Packet, Ports, Sized, Task
 from rafttoy.proposal import AcknowledgedRun, Desk, Tracker, join_payloads
 from rafttoy.quota import Quota
 from rafttoy.raft import (
@@ -195,7 +195,9 @@ class Peer(Desk):
         self._on_newer = on_newer
         self._on_control = on_control
         self._by_reference = by_reference
-        self._may_wait = not shares_loop and len(members) > 1
+        self._here_bytes = 0
+        if not shares_loop and len(members) > 1:
+            self._here_bytes = SAVE_HERE_DEFERRED_BYTES if ports.links.deferred else SAVE_HERE_BYTES
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
@@ -315,13 +317,19 @@ class Peer(Desk):
                 await self._signal.wait()
         return None
 
-    async def save(self, rd: Ready, *, here: bool = False) -> None:
+    def save(self, rd: Ready, *, here: bool = False) -> Awaitable[None]:
         """The log and the hard state are durable once it returns, where the core asked for that. With `here` nobody waits for
         what the loop could do meanwhile: it may wait for the disk itself."""
         if rd.snapshot is not None:
-            await self.install(rd.snapshot, rd.hard_state)
+            return self._save_snapshot(rd, rd.snapshot)
         if rd.entries or rd.hard_state is not None:
-            await self._save(rd.entries, rd.hard_state, rd.must_sync, here)
+            return self._save(rd.entries, rd.hard_state, rd.must_sync, here)
+        return DONE
+
+    async def _save_snapshot(self, rd: Ready, snapshot: Snapshot) -> None:
+        await self.install(snapshot, rd.hard_state)
+        if rd.entries or rd.hard_state is not None:
+            await self._save(rd.entries, rd.hard_state, rd.must_sync)
 
     async def save_messages(self, appends: Sequence[Message]) -> None:
         """The same for STORAGE_APPEND messages whose entries follow one another, in one write."""
@@ -340,75 +348,83 @@ class Peer(Desk):
         if self.digest is not None:
             self.digest = None  # what came before is not known entry by entry
 
-    async def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool, here: bool = False) -> None:
+    def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool, here: bool = False) -> Awaitable[None]:
         if not entries:
-            await self.storage.save(entries, hard_state, sync=must_sync)
-            return
+            return self.storage.save(entries, hard_state, sync=must_sync)
         begin_ns = self._clock.now_ns()
-        await self.storage.save(entries, hard_state, sync=must_sync, here=here and self._may_wait)
-        self.metrics.append_latency.add(self._clock.now_ns() - begin_ns)
-        self.metrics.append_batch_sizes.add(entries[-1].last - entries[0].first + 1)
+        saved = self.storage.save(entries, hard_state, sync=must_sync, here=here and total_size(entries) <= self._here_bytes)
+        if saved is not DONE:
+            return self._saved(saved, begin_ns, entries)
+        self.metrics.saves.append((self._clock.now_ns() - begin_ns, entries[-1].last - entries[0].first + 1))
+        return DONE
 
-    async def send(self, messages: Sequence[Message]) -> None:
+    async def _saved(self, saved: Awaitable[None], begin_ns: int, entries: Sequence[EntryBatch]) -> None:
+        await saved
+        self.metrics.saves.append((self._clock.now_ns() - begin_ns, entries[-1].last - entries[0].first + 1))
+
+    def send(self, messages: Sequence[Message]) -> Awaitable[None]:
         """Hands messages to the links at once: one packet to each destination, or a few where they carry much."""
         if not messages or self._failed:
-            return
-        outbox: dict[int, list[Message]] = {}
-        for given in messages:
-            message = given
-            for batch in given.entries:
+            return DONE
+        for message in messages:
+            for batch in message.entries:
                 if batch.frames is None:
-                    message = await self._resident(given)
-                    break
-            if message.to in outbox:
-                outbox[message.to].append(message)
-            else:
-                outbox[message.to] = [message]
+                    return self._send_evicted(messages)
+        return self._send(messages)
+
+    async def _send_evicted(self, messages: Sequence[Message]) -> None:
+        await self._send([await self._resident(message) for message in messages])
+
+    def _send(self, messages: Sequence[Message]) -> Awaitable[None]:
         mark = self._sending.start()
+        outbox: dict[int, list[Message]] = {}
+        for message in messages:
+            to = message.to
+            if to in outbox:
+                outbox[to].append(message)
+            else:
+                outbox[to] = [message]
+        epoch, by_reference, links = self.epoch, self._by_reference, self._links
         count = nbytes = 0
-        for destination, waiting in outbox.items():
-            group = _without_stale(waiting) if len(waiting) > 1 else waiting
-            size = 0
-            for message in group:
-                for batch in message.entries:
-                    count += batch.count
-                    size += batch.size
-            stream = self._links.stream(destination)
-            for together in [group] if size <= _PACKET_BYTES else _in_packets(group):
-                packet = encode(self.epoch, together, by_reference=self._by_reference)
+        for to, waiting in outbox.items():
+            stream = links.stream(to)
+            for together in (waiting,) if len(waiting) == 1 else _in_packets(_without_stale(waiting)):
+                packet = encode(epoch, together, by_reference=by_reference)
                 count += 1
                 nbytes += packet.size
+                for message in together:
+                    if message.entries:
+                        count += message.entries[-1].last + 1 - message.entries[0].first
                 stream.send(packet)
-        await self._sending.done(mark, count, nbytes)
+        return self._sending.done(mark, count, nbytes)
 
-    async def tell_commit(self) -> None:
+    def tell_commit(self) -> Awaitable[None]:
         """A leader's commit index travels with its next append. Followers that would wait for one are told now."""
-        if self.is_leader and (messages := self.node.commit_announcements()):
-            await self.send(messages)
+        return self.send(self.node.commit_announcements()) if self.is_leader else DONE
 
     async def apply(self, committed: Sequence[EntryBatch]) -> None:
         """Applies committed entries in order; configuration changes in their place."""
         if not committed:
             return
         begin_ns = self._clock.now_ns()
+        size = 0
         plain = True
         for batch in committed:
-            if batch.frames is None:
-                committed = await self.storage.load(committed)
-                break
-        for batch in committed:
-            if batch.type is not _NORMAL or not batch.payload_bytes:
+            if batch.frames is None or batch.type is not _NORMAL or not batch.payload_bytes:
                 plain = False
-                break
+            size += batch.size
+        if not plain:
+            committed = await self.storage.load(committed)
         if self.digest is not None:
             self.digest.add(committed)
+        if size > _LONG_APPLY_BYTES:
+            await self.tell_commit()
         if plain:
-            await self._apply_data(committed)
+            await self.storage.apply(committed)
         else:
             await self._apply_in_place(committed)
         self.applied = committed[-1].last
-        self.metrics.apply_latency.add(self._clock.now_ns() - begin_ns)
-        self.metrics.apply_batch_sizes.add(committed[-1].last - committed[0].first + 1)
+        self.metrics.applies.append((self._clock.now_ns() - begin_ns, committed[-1].last - committed[0].first + 1))
 
     async def skip(self, committed: Sequence[EntryBatch]) -> None:
         """Stands for `apply` where a lazy follower does not apply: the committed log is still followed, for verification."""
@@ -416,21 +432,19 @@ class Peer(Desk):
             self.digest.add(await self.storage.load(committed))
         self.storage.skip(committed)
 
-    async def ack(self, committed: Sequence[EntryBatch]) -> None:
-        """Tells the client which of its proposals are done. If it proposes nothing then, `ready` tells followers of the commit."""
-        await super().ack(committed)
-        if committed:
-            self._acked = committed[-1].last
-            if self._untold:
-                self._untold = False
-                self._signal.set()
+    def acked(self, index: int) -> None:
+        """If the client proposes nothing now, `ready` tells followers of the commit."""
+        self._acked = index
+        if self._untold:
+            self._untold = False
+            self._signal.set()
 
-    async def advance(self, rd: Ready) -> None:
+    def advance(self, rd: Ready) -> Awaitable[None]:
         """Tells the core that the Ready was carried out."""
         mark = self._advancing.start()
         self.node.advance(rd)
-        self.metrics.pipeline_latency.add(self._clock.now_ns() - self._ready_ns)
-        await self._advancing.done(mark, *self._load)
+        self.metrics.rounds.append(self._clock.now_ns() - self._ready_ns)
+        return self._advancing.done(mark, *self._load)
 
     async def deliver(self, responses: Sequence[Message]) -> None:
         """Responses of a storage task: to this node's core, or to others."""
@@ -446,7 +460,7 @@ class Peer(Desk):
 
     # --- inside ---
 
-    async def _receive(self) -> None:
+    def _receive(self) -> Awaitable[None]:
         mark = self._receiving.start()
         packets, self._packets = self._packets, []
         count = nbytes = 0
@@ -457,7 +471,7 @@ class Peer(Desk):
                     count += self._route(msg)
             except MalformedMessage as error:
                 packet.reject(str(error))
-        await self._receiving.done(mark, count, nbytes)
+        return self._receiving.done(mark, count, nbytes)
 
     def _route(self, msg: RaftMsg) -> int:
         """How many messages and entries those were."""
@@ -487,6 +501,7 @@ class Peer(Desk):
         if self._ticked:
             self._ticked = False
             node.tick()
+            self.metrics.fold()
             if self.is_leader:
                 self._quota.tick(node.progresses(), node.commit, self.storage.log)
         unreachable, self._unreachable = self._unreachable, []
@@ -516,7 +531,7 @@ class Peer(Desk):
         if index:
             await storage.compact(index)
 
-    async def _propose(self) -> None:
+    def _propose(self) -> Awaitable[None]:
         mark = self._proposing.start()
         if self.client is not None:
             self.client.top_up()
@@ -529,7 +544,7 @@ class Peer(Desk):
                 client.failed(token, 0, pieces.count)
         else:
             self.tracker.register(batch, waiting)
-        await self._proposing.done(mark, payloads.count, payloads.nbytes)
+        return self._proposing.done(mark, payloads.count, payloads.nbytes)
 
     def _role_changed(self, role: StateRole) -> None:
         was, self.is_leader = self.is_leader, role is StateRole.LEADER
@@ -542,18 +557,12 @@ class Peer(Desk):
         data: list[EntryBatch] = []
         for batch in committed:
             if batch.type is not _NORMAL:
-                await self._apply_data(data)
+                await self.storage.apply(data)
                 data = []
                 await self._apply_conf_change(batch)
             elif batch.payload_bytes:
                 data.append(batch)
-        await self._apply_data(data)
-
-    async def _apply_data(self, batches: Sequence[EntryBatch]) -> None:
-        if batches:
-            if total_size(batches) > _LONG_APPLY_BYTES:
-                await self.tell_commit()
-            await self.storage.apply(batches)
+        await self.storage.apply(data)
 
     async def _apply_conf_change(self, batch: EntryBatch) -> None:
         for index, data in enumerate(batch.payloads(), batch.first):

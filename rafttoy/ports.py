@@ -11,8 +11,9 @@ the SimPy model and on real disks and sockets. Times are integer nanoseconds, si
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, cast, final
 
 import msgspec
 
@@ -21,10 +22,12 @@ from rafttoy.observe import StageRecord
 T = TypeVar("T")
 
 __all__ = [
+    "DONE",
     "KV_BUFFER_BYTES",
     "KV_INLINE_BYTES",
     "KV_PAIR_BYTES",
     "SAVE_HERE_BYTES",
+    "SAVE_HERE_DEFERRED_BYTES",
     "SYNC_MODES",
     "Buffer",
     "Clock",
@@ -76,6 +79,15 @@ class Sized:
 
 
 Buffer = bytes | bytearray | memoryview | Sized
+
+
+class _Done:
+    __slots__ = ()
+    __await__ = functools.partial(iter, ())  # no Python frame
+
+
+DONE = cast("Awaitable[None]", _Done())
+"""What a call returns that has happened, with nothing to wait for. May be awaited any number of times, in any world."""
 
 
 # --- clock and tasks ---------------------------------------------------------------------------------------------------------
@@ -142,6 +154,9 @@ class Cpu(Protocol):
 
     def stage(self, name: str) -> Stage:
         """The stage of that name (one record per name and peer). Look it up once, not per batch."""
+
+    def clear(self) -> None:
+        """Forgets what was recorded; the records stay."""
 
     def usage(self) -> tuple[int, int]:
         """CPU time of this peer so far, in ns: (its loop's, all of its threads')."""
@@ -253,9 +268,12 @@ class KvBuffer:
 SYNC_MODES = ("fdatasync", "dsync", "none")
 """How durability is had: a write then fdatasync; a write with RWF_DSYNC, one call; or not at all (the kernel's time)."""
 
-SAVE_HERE_BYTES = 4 << 10
+SAVE_HERE_BYTES = 64 << 10
 """Up to here a synced write of a file or a store is done on the loop, where the caller has nothing else to do: the disk thread's wake-up
-and the loop's take as long as a fast device's sync."""
+and the loop's take 150 µs together, a fast device's sync 300 to 500. (A write of a megabyte takes so long that it makes no difference.)"""
+
+SAVE_HERE_DEFERRED_BYTES = 4 << 10
+"""The same where links are `deferred`: each packet needs several turns of the loop, at both ends."""
 
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and most synced ones on the store's own thread."""
@@ -351,6 +369,10 @@ class Stream(Protocol):
 
 class Links(Protocol):
     """How a peer reaches the others. Peers are numbered from 1."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether what is sent leaves once the loop turns to it, not at once: it then waits for who holds the loop up."""
 
     async def listen(self, on_packet: Callable[[Packet], None], on_loss: Callable[[int], None]) -> None:
         """Accepts connections and hands over packets as they come, each stream's in order. `on_loss(peer)` tells, once a

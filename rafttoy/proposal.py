@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from rafttoy.ports import Ports, Sized
+from rafttoy.ports import DONE, Ports, Sized
 from rafttoy.raft.entries import EntryBatch, Payloads
 from rafttoy.sync import Signal
 
@@ -41,50 +42,48 @@ OVERHEAD_BYTES = 8 + 8 + KEY_BYTES + 8
 
 _KEY_AT = 16 + len(KEY_PREFIX)
 _ID = struct.Struct("<q")
-_VECTOR_FROM = 24  # below that many a Python loop beats numpy's fixed cost
-_POOL_BYTES = 64 << 10
+_AHEAD_BYTES = 256 << 10
 
 
 class PayloadMaker:
-    """Encodes proposals with the next ids and random keys; `rng` is a numpy Generator. Without `content` only sizes are made."""
+    """Encodes proposals with the next ids and random keys; `rng` is a numpy Generator. Without `content` only sizes are made. Few are
+    taken from many that were made at once."""
 
     def __init__(self, rng: Any, value_bytes: int, *, content: bool, first_id: int = 1) -> None:
         self.stride = OVERHEAD_BYTES + value_bytes
         self.next_id = first_id
         self._rng = rng
         self._content = content
-        self._pool = b""  # random bytes for keys, drawn many at a time
-        self._pool_at = 0
         value = rng.bytes(value_bytes)
-        self._template = struct.pack("<qq", 0, KEY_BYTES) + KEY_PREFIX + bytes(8) + struct.pack("<q", value_bytes) + value
-        self._before, self._after = self._template[8:_KEY_AT], self._template[_KEY_AT + 8 :]
-        self._row = np.frombuffer(self._template, dtype=np.uint8)
+        template = struct.pack("<qq", 0, KEY_BYTES) + KEY_PREFIX + bytes(8) + struct.pack("<q", value_bytes) + value
+        self._row = np.frombuffer(template, dtype=np.uint8)
+        self._ahead = max(1, _AHEAD_BYTES // self.stride)
+        self._made = b""  # proposals from the next one on
+        self._at = 0  # how many bytes of them are taken
 
     def make(self, count: int) -> Payloads:
         first = self.next_id
         self.next_id += count
+        stride = self.stride
         if not self._content:
-            return Payloads(count, Sized(count * self.stride), self.stride)
-        keys = self._keys(8 * count)
-        if count < _VECTOR_FROM:
-            before, after = self._before, self._after
-            parts: list[bytes] = []
-            for i in range(count):
-                parts += (_ID.pack(first + i), before, keys[8 * i : 8 * i + 8], after)
-            return Payloads(count, b"".join(parts), self.stride)
+            return Payloads(count, Sized(count * stride), stride)
+        if 2 * count > self._ahead:
+            self._made = b""
+            self._at = 0
+            return Payloads(count, self._rows(first, count).data, stride)
+        begin, end = self._at, self._at + count * stride
+        if end > len(self._made):
+            self._made = self._rows(first, self._ahead).tobytes()
+            begin, end = 0, count * stride
+        self._at = end
+        return Payloads(count, self._made[begin:end], stride)
+
+    def _rows(self, first: int, count: int) -> NDArray[np.uint8]:
         rows = np.empty((count, self.stride), dtype=np.uint8)
         rows[:] = self._row
         rows[:, :8] = np.arange(first, first + count, dtype="<i8").view(np.uint8).reshape(count, 8)
-        rows[:, _KEY_AT : _KEY_AT + 8] = np.frombuffer(keys, dtype=np.uint8).reshape(count, 8)
-        return Payloads(count, rows.reshape(-1).data, self.stride)
-
-    def _keys(self, nbytes: int) -> bytes:
-        at = self._pool_at
-        if at + nbytes > len(self._pool):
-            self._pool = self._rng.bytes(max(_POOL_BYTES, nbytes))
-            at = 0
-        self._pool_at = at + nbytes
-        return self._pool[at : self._pool_at]
+        rows[:, _KEY_AT : _KEY_AT + 8] = np.frombuffer(self._rng.bytes(8 * count), dtype=np.uint8).reshape(count, 8)
+        return rows.reshape(-1)
 
 
 def join_payloads(pieces: Sequence[Payloads]) -> Payloads:
@@ -240,11 +239,19 @@ class Desk:
         self.proposals.add(payloads, client, token)
         self._signal.set()
 
-    async def ack(self, committed: Sequence[EntryBatch]) -> None:
+    def ack(self, committed: Sequence[EntryBatch]) -> Awaitable[None]:
         """Tells the client which of its proposals are done, and lets it propose again."""
-        client = self.client
-        if not committed or client is None:
-            return
+        if not committed:
+            return DONE
+        if self.client is None:
+            self.acked(committed[-1].last)
+            return DONE
+        return self._ack(committed, self.client)
+
+    def acked(self, index: int) -> None:
+        """Whoever waits for what stands up to `index` was told."""
+
+    async def _ack(self, committed: Sequence[EntryBatch], client: Client) -> None:
         mark = self._acking.start()
         acknowledged = nbytes = 0
         for batch in committed:
@@ -255,6 +262,7 @@ class Desk:
             mark = self._generating.start()
             client.turn()
             await self._generating.done(mark, acknowledged, nbytes)
+        self.acked(committed[-1].last)
 
 
 def payload_ids(batch: EntryBatch) -> list[int]:

@@ -18,7 +18,7 @@ import msgspec
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Packet, Sized
 from rafttoy.raft import LOCAL_APPLY_THREAD, Message, MessageType, Snapshot
-from rafttoy.raft.entries import EntryBatch, append_varint, read_varint
+from rafttoy.raft.entries import EntryBatch, append_varint, read_varint, varint
 
 __all__ = ["MESSAGE_LIMIT_BYTES", "SERVICE", "Epoch", "RaftMsg", "decode", "encode"]
 
@@ -50,37 +50,55 @@ class RaftMsg(msgspec.Struct, frozen=True, gc=False):
 def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, by_reference: bool = False) -> Packet:
     """One packet for one peer. With `by_reference`, or where an entry's payload is Sized, it carries the messages themselves
     beside their exact size. Every batch's frames must be resident."""
-    head = bytearray(_epoch_field(epoch))
     parts: list[Buffer] = []
-    size = 0
+    head = _epoch_field(epoch)
+    size = len(head)
     virtual = by_reference
     for message in messages:
-        fields = _header(message)
+        opening = _opening(message.type, message.to, message.from_, message.term)
+        marks = _marks(message.log_term, message.index, message.commit)
+        if message.reject or message.reject_hint or message.context or message.vote or message.snapshot is not None:
+            marks += _seldom(message)
         entries_size = 0
         for batch in message.entries:
             entries_size += batch.size
-        head.append(0x12)
-        append_varint(head, len(fields) + entries_size)
-        head += fields
+        fields_size = len(opening) + len(marks)
+        length = _length(fields_size + entries_size)
+        size += len(length) + fields_size + entries_size
+        head = b"".join((head, length, opening, marks))
         if entries_size:
             parts.append(head)
-            size += len(head)
+            head = b""
             for batch in message.entries:
                 frames = batch.frames
                 assert frames is not None, "evicted entries are loaded before they are sent"
-                if isinstance(frames, Sized):
+                if type(frames) is Sized:
                     virtual = True
                 parts.append(frames)
-            size += entries_size
-            head = bytearray()
     if control:
-        head.append(0x7A)
-        append_varint(head, len(control))
-        head += control
+        tail = b"".join((b"\x7a", varint(len(control)), control))
+        head += tail
+        size += len(tail)
     if head:
         parts.append(head)
-        size += len(head)
     return Packet(parts, size, RaftMsg(epoch, messages, control) if virtual else None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _length(size: int) -> bytes:
+    """What opens field 2 of a RaftMsg, a message of `size` bytes."""
+    return b"\x12" + varint(size)
+
+
+@functools.lru_cache(maxsize=8)
+def _marks(log_term: int, index: int, commit: int) -> bytes:
+    """Fields of a raftpb.Message that are the same for all followers who are sent the same."""
+    out = b"\x28" + varint(log_term) if log_term else b""
+    if index:
+        out += b"\x30" + varint(index)
+    if commit:
+        out += b"\x40" + varint(commit)
+    return out
 
 
 @functools.lru_cache(maxsize=64)
@@ -97,23 +115,6 @@ def _epoch_field(epoch: Epoch) -> bytes:
     return bytes(out)
 
 
-def _header(message: Message) -> bytearray:
-    """All of a raftpb.Message but its entries."""
-    out = bytearray(_opening(message.type, message.to, message.from_, message.term))
-    if message.log_term:
-        out.append(0x28)
-        append_varint(out, message.log_term)
-    if message.index:
-        out.append(0x30)
-        append_varint(out, message.index)
-    if message.commit:
-        out.append(0x40)
-        append_varint(out, message.commit)
-    if message.reject or message.reject_hint or message.context or message.vote or message.snapshot is not None:
-        _add_seldom(out, message)
-    return out
-
-
 @functools.lru_cache(maxsize=256)
 def _opening(type: int, to: int, from_: int, term: int) -> bytes:
     """The first fields of a raftpb.Message."""
@@ -127,8 +128,9 @@ def _opening(type: int, to: int, from_: int, term: int) -> bytes:
     return bytes(out)
 
 
-def _add_seldom(out: bytearray, message: Message) -> None:
+def _seldom(message: Message) -> bytes:
     """What most messages have not."""
+    out = bytearray()
     if message.reject:
         out += b"\x50\x01"
     if message.reject_hint:
@@ -146,6 +148,7 @@ def _add_seldom(out: bytearray, message: Message) -> None:
     if message.vote:
         out.append(0x68)
         append_varint(out, message.vote)
+    return bytes(out)
 
 
 def decode(packet: Packet) -> Sequence[RaftMsg]:
@@ -229,13 +232,13 @@ def _read_opening(data: bytes) -> tuple[int, int, int, int, int]:
 def _message(data: bytes, at: int, end: int) -> Message:
     if end - at == 0:
         raise MalformedMessage("an empty message")
+    type_, to, from_, term, read = _read_opening(data[at : at + 8 if at + 8 < end else end])
+    at += read
     log_term = index = commit = vote = reject_hint = 0
     reject = False
     snapshot: Snapshot | None = None
     context = b""
     entries: list[EntryBatch] = []
-    type_, to, from_, term, read = _read_opening(data[at : min(at + 8, end)])
-    at += read
     while at < end:
         tag = data[at]
         if tag == 0x3A:
@@ -249,19 +252,15 @@ def _message(data: bytes, at: int, end: int) -> Message:
         if tag > 0x7F:
             tag, at = read_varint(data, at - 1, end)
         if tag & 7 == 0:
-            if at < end and data[at] < 0x80:  # most are small: no call
-                value = data[at]
-                at += 1
-            else:
-                value, at = read_varint(data, at, end)
+            value, at = read_varint(data, at, end)
             if tag == 0x30:
                 index = value
-            elif tag == 0x20:
-                term = value
-            elif tag == 0x40:
-                commit = value
             elif tag == 0x28:
                 log_term = value
+            elif tag == 0x40:
+                commit = value
+            elif tag == 0x20:
+                term = value
             elif tag == 0x08:
                 type_ = value
             elif tag == 0x10:

@@ -18,14 +18,14 @@ import functools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Sized
 
-__all__ = ["EntryBatch", "EntryType", "Payloads", "append_varint", "entry_sizes", "read_varint", "varint_size"]
+__all__ = ["EntryBatch", "EntryType", "Payloads", "append_varint", "entry_sizes", "read_varint", "varint", "varint_size"]
 
 
 class EntryType(IntEnum):
@@ -42,6 +42,7 @@ _TYPES = tuple(EntryType)
 _VECTOR_FROM = 20  # below this many entries a Python loop encodes faster than numpy, whose calls run on cold caches between batches
 _COMPARE_FROM = 64  # and compares heads faster
 _BLOCK = 16384  # entries whose heads are made together
+_FEW = 1024  # the same for those that are handled as a list
 _VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
 _SHIFTS = [np.uint64(i) for i in range(8)]
 _SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
@@ -67,7 +68,8 @@ def append_varint(out: bytearray, value: int) -> None:
         out.append(value)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """`value` as a protobuf varint."""
     if value < 0x80:
         return bytes((value,))
     if value < 0x4000:
@@ -88,6 +90,10 @@ def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
         second: int = data[at + 1]  # type: ignore[assignment, index]
         if second < 0x80:
             return value & 0x7F | second << 7, at + 2
+        if at + 2 < end:
+            third: int = data[at + 2]  # type: ignore[assignment, index]
+            if third < 0x80:
+                return value & 0x7F | (second & 0x7F) << 7 | third << 14, at + 3
     value = shift = 0
     while at < end:
         byte: int = data[at]  # type: ignore[assignment, index]
@@ -344,9 +350,9 @@ def _ends(sizes: Iterable[int], first: int) -> list[int] | None:
 
 
 def _frame_head(type: int, term: int, index: int, length: int) -> bytes:
-    varint = _varint(index)
-    before, behind = _around_index(type, term, len(varint), length)
-    return before + varint + behind
+    place = varint(index)
+    before, behind = _around_index(type, term, len(place), length)
+    return before + place + behind
 
 
 @functools.lru_cache(maxsize=64)
@@ -365,30 +371,39 @@ def _around_index(type: int, term: int, width: int, length: int) -> tuple[bytes,
 
 
 def _few_heads(type: int, term: int, first: int, count: int, length: int) -> list[bytes]:
-    """What `_heads` holds, one by one."""
+    """What `_heads` holds, one by one; at most `_FEW` and one more."""
     width = varint_size(first)
-    before, behind = _around_index(type, term, width, length)
-    indexes = range(first, first + count)
-    if width > 4:
-        return [before + _varint(i) + behind for i in indexes]
-    more = _CONTINUED[width]  # no call an entry
-    return [
-        before + (i & 0x7F | (i & 0x3F80) << 1 | (i & 0x1FC000) << 2 | (i & 0xFE00000) << 3 | more).to_bytes(width, "little") + behind
-        for i in indexes
-    ]
+    number, at = divmod(first, _FEW)
+    if first >= _VECTOR_TO:
+        before, behind = _around_index(type, term, width, length)
+        return [before + varint(i) + behind for i in range(first, first + count)]
+    heads = _head_list(type, term, number, width, length)[at : at + count]
+    return heads if len(heads) == count else heads + _head_list(type, term, number + 1, width, length)[: count - len(heads)]
+
+
+@functools.lru_cache(maxsize=16)
+def _head_list(type: int, term: int, number: int, width: int, length: int) -> list[bytes]:
+    """The heads of a small block of indexes, as `_head_block` has them of a large one."""
+    heads = _make_heads(type, term, number * _FEW, _FEW, width, length)
+    return list(_pieces(heads.tobytes(), heads.shape[1]))
 
 
 def _encode_few(first: int, term: int, type: EntryType, payloads: Payloads) -> bytes:
-    data, stride = payloads.data, payloads.stride
-    if payloads.count == 1:
+    data, stride, count = payloads.data, payloads.stride, payloads.count
+    if count == 1:
         return b"".join((_frame_head(type, term, first, stride), data))  # type: ignore[arg-type]
-    parts: list[Buffer] = []
-    at = 0
-    for head in _few_heads(type, term, first, payloads.count, stride):
-        parts.append(head)
-        parts.append(data[at : at + stride])
-        at += stride
-    return b"".join(parts)  # type: ignore[arg-type]
+    heads = _few_heads(int(type), term, first, count, stride)
+    return b"".join(chain.from_iterable(zip(heads, _pieces(data, stride), strict=True)) if stride else heads)
+
+
+def _pieces(data: Buffer, taken: int, skipped: int = 0) -> Iterator[bytes]:
+    """Of each piece of `data`, `taken` bytes and `skipped` ones, those taken. No Python a piece."""
+    return chain.from_iterable(_piece(taken, skipped).iter_unpack(data))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=64)
+def _piece(taken: int, skipped: int) -> struct.Struct:
+    return struct.Struct(f"<{taken}s{skipped}x")
 
 
 def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) -> memoryview:
@@ -507,11 +522,6 @@ def _decode_run(view: memoryview, at: int, end: int, *, placed: bool = True) -> 
     return EntryBatch(index, term, kind, count, view[at : at + total], total, count * length), at + total
 
 
-@functools.lru_cache(maxsize=64)
-def _frame(head: int, length: int) -> struct.Struct:
-    return struct.Struct(f"<{head}s{length}x")
-
-
 def _field4(view: memoryview, at: int, end: int) -> bytes:
     length, pos = read_varint(view, at + 1, end)
     stop, data = pos + length, b""
@@ -532,13 +542,11 @@ def _count_uniform(view: memoryview, at: int, end: int, head: bytes, term: int, 
     if most < _COMPARE_FROM or index >= _VECTOR_TO:
         if most < 2 or view[at + size : at + size + len(head)] != _frame_head(kind, term, index + 1, length):
             return 1
-        alike = 0
-        found = _frame(len(head), length).iter_unpack(view[at : at + most * size])
-        for (theirs,), ours in zip(found, _few_heads(kind, term, index, most, length), strict=True):
-            if theirs != ours:
-                break
-            alike += 1
-        return alike
+        found = list(_pieces(view[at : at + most * size], len(head), length))
+        expected = _few_heads(int(kind), term, index, most, length)
+        if found == expected:
+            return most
+        return next(i for i, (theirs, ours) in enumerate(zip(found, expected, strict=True)) if theirs != ours)
     count, some = 1, 256
     while count < most and view[at + count * size] == 0x3A:
         some = min(some, most - count)

@@ -257,7 +257,7 @@ def on_append_resp(r: Raft, m: Message) -> None:
         if r.trace is not None:
             r.trace(f"{r.id} resumes sending to {m.from_} after a snapshot [{progress}]")
 
-    if r.maybe_commit():
+    if index > log.committed and r.maybe_commit():
         if r.postponed_reads:
             reads.release_postponed(r)
         if not r.skip_commit_broadcast:

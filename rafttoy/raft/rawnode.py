@@ -262,22 +262,23 @@ class RawNode:
         r = self.raft
         log = r.log
         unstable = log.unstable
-        rd = Ready()
+        soft = hard = None
         if r.lead != self._lead or r.role is not self._role:
             self._lead, self._role = r.lead, r.role
-            rd.soft_state = SoftState(r.lead, r.role)
-        rd.entries = entries = unstable.next_entries()
-        before = self._prev_hard
-        if log.committed != before.commit or r.term != before.term or r.vote != before.vote:
-            rd.hard_state = self._prev_hard = HardState(r.term, r.vote, log.committed)
-        rd.must_sync = bool(entries) or r.term != before.term or r.vote != before.vote
-        rd.snapshot = unstable.next_snapshot
-        rd.committed_entries = committed = log.next_committed(not self._async) if log.applying < log.committed else []
+            soft = SoftState(r.lead, r.role)
+        entries = unstable.next_entries() if unstable.batches else []
+        term, vote, commit, before = r.term, r.vote, log.committed, self._prev_hard
+        must_sync = term != before.term or vote != before.vote
+        if must_sync or commit != before.commit:
+            hard = self._prev_hard = HardState(term, vote, commit)
+        committed = log.next_committed(not self._async) if log.applying < commit else []
+        messages, r.msgs = r.msgs, []
+        rd = Ready(soft, hard, (), entries, None, committed, messages, must_sync or bool(entries))
         if r.read_states:
             rd.read_states, r.read_states = r.read_states, []
+        if unstable.snapshot is not None:
+            rd.snapshot = unstable.next_snapshot
 
-        rd.messages = messages = r.msgs
-        r.msgs = []
         after, r.msgs_after_append = r.msgs_after_append, []
         if self._async:
             self._add_storage_messages(rd, messages, after)

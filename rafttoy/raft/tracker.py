@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from rafttoy.raft.inflights import Inflights
 from rafttoy.raft.members import Change, Members
@@ -10,6 +11,8 @@ from rafttoy.raft.progress import Progress
 from rafttoy.raft.quorum import VoteResult
 
 __all__ = ["Tracker"]
+
+_MATCH = attrgetter("match")
 
 
 class Tracker:
@@ -69,9 +72,9 @@ class Tracker:
     def committed(self) -> int:
         """The highest index that a quorum (of both halves) has. Only while there are voters."""
         voters = self.members.voters
-        index = sorted([p.match for p in self._incoming])[voters.incoming.rank]
+        index: int = sorted(map(_MATCH, self._incoming))[voters.incoming.rank]
         if self._outgoing:
-            index = min(index, sorted([p.match for p in self._outgoing])[voters.outgoing.rank])
+            index = min(index, sorted(map(_MATCH, self._outgoing))[voters.outgoing.rank])
         return index
 
     def quorum_active(self) -> bool:

@@ -13,6 +13,7 @@ __all__ = ["LENGTH", "FrameReader"]
 
 LENGTH = struct.Struct("<I")
 _FIRST_BYTES = 256 << 10
+_unpack_length = LENGTH.unpack_from
 
 
 class FrameReader(asyncio.BufferedProtocol):
@@ -38,26 +39,29 @@ class FrameReader(asyncio.BufferedProtocol):
         self._on_close(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._end :]
+        return self._view[self._end :] if self._end else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._end += nbytes
-        view, begin, end = self._view, self._begin, self._end
+        view, begin, end = self._view, self._begin, self._end + nbytes
+        self._end = end
         needed = 4
         while end - begin >= 4:
-            (length,) = LENGTH.unpack_from(view, begin)
+            (length,) = _unpack_length(view, begin)
             if length > MESSAGE_LIMIT_BYTES:
                 self.drop(f"a frame of {length} bytes is announced, the limit is {MESSAGE_LIMIT_BYTES}")
                 return
-            needed = 4 + length
-            if end - begin < needed:
+            stop = begin + 4 + length
+            if stop > end:
+                needed = 4 + length
                 break
-            frame = bytes(view[begin + 4 : begin + needed])
-            begin += needed
-            needed = 4
+            frame = bytes(view[begin + 4 : stop])
+            begin = stop
             self._on_frame(frame, self)
-        self._begin = begin
-        self._make_room(needed)
+        if begin == end:
+            self._begin = self._end = 0
+        else:
+            self._begin = begin
+            self._make_room(needed)
 
     def drop(self, reason: str) -> None:
         """Ends the connection. Frames that came by it before may be garbage too: that is not told again."""
@@ -68,11 +72,9 @@ class FrameReader(asyncio.BufferedProtocol):
         self.transport.close()
 
     def _make_room(self, needed: int) -> None:
-        """Room for the rest of a frame of `needed` bytes, and for at least one more read."""
+        """Room for the rest of a frame of `needed` bytes that has begun to come, and for at least one more read."""
         begin, end, size = self._begin, self._end, len(self._buffer)
-        if begin == end:
-            self._begin = self._end = 0
-        elif begin and (size - end < 65536 or begin + needed > size):
+        if begin and (size - end < 65536 or begin + needed > size):
             held = bytes(self._view[begin:end])
             self._view[: len(held)] = held
             self._begin, self._end = 0, len(held)

@@ -39,6 +39,8 @@ _RETRY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5)
 class GrpcLinks:
     """`addresses[id - 1]` is where peer `id` listens."""
 
+    deferred = True
+
     def __init__(self, id: int, addresses: tuple[str, ...], log: Callable[[str], None]) -> None:
         self._id = id
         self._addresses = addresses

@@ -244,13 +244,13 @@ class _Dict:
     def batch(self) -> _Batch:
         return _Batch()
 
-    async def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> None:
+    def write(self, batch: WriteBatch, *, sync: bool, here: bool = False) -> Awaitable[None]:
         assert isinstance(batch, _Batch)
         mark = self._stage.start()
         if len(self._layers[-1]) >= _LAYER:
             self._layers.append({})
         batch.update(self._layers)
-        await self._stage.done(mark, batch.count, batch.nbytes)
+        return self._stage.done(mark, batch.count, batch.nbytes)
 
     async def get(self, key: bytes) -> bytes | None:
         return next((layer[key] for layer in reversed(self._layers) if key in layer), None)

@@ -17,6 +17,8 @@ class MemoryNetwork:
 
 
 class MemoryLinks:
+    deferred = True
+
     def __init__(self, network: MemoryNetwork, id: int) -> None:
         self._network = network
         self._id = id

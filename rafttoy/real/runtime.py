@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from itertools import chain, islice, repeat
 from typing import Any
 
 from rafttoy.observe import StageRecord
+from rafttoy.ports import DONE
 
 __all__ = ["BusyPoll", "RealClock", "RealCpu", "RealStage", "RealTasks"]
 
@@ -19,8 +21,7 @@ _EMPTY_NS = 10_000  # a turn of the loop that finds nothing takes 3 µs, one tha
 
 
 class RealClock:
-    def now_ns(self) -> int:
-        return time.perf_counter_ns()
+    now_ns = staticmethod(time.perf_counter_ns)
 
     async def sleep_ns(self, duration_ns: int) -> None:
         await asyncio.sleep(duration_ns / 1e9)
@@ -66,25 +67,31 @@ class RealTasks:
 class RealStage:
     """Runs as it is; its thread CPU time is recorded for the first executions, then for one in seven, and of many for one in 61."""
 
-    __slots__ = ("record",)
+    __slots__ = ("_pending", "record", "start")
 
     def __init__(self, record: StageRecord) -> None:
         self.record = record
+        self._pending = record.pending
+        self.restart()
 
-    def start(self) -> int:
-        count = self.record.count
-        return time.thread_time_ns() if count < _ALWAYS or not count % (_EVERY if count < _OFTEN else _SELDOM) else 0
+    def restart(self) -> None:
+        """The record was cleared."""
+        self.start: Callable[[], int] = chain.from_iterable(_marks(self.record)).__next__  # as a rule no Python at all
 
-    async def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> None:
-        record = self.record
-        record.count += 1
-        record.entries += entries
-        record.nbytes += nbytes
+    def done(self, mark: int, entries: int = 0, nbytes: int = 0) -> Awaitable[None]:
+        self._pending.append((entries, nbytes))
         if mark:
-            spent_ns = time.thread_time_ns() - mark
-            record.cpu_ns += spent_ns
-            record.measured += 1
-            record.sample(entries, nbytes, spent_ns)
+            self.record.clock(entries, nbytes, time.thread_time_ns() - mark)
+        return DONE
+
+
+def _marks(record: StageRecord) -> Iterator[Iterable[int]]:
+    """For execution after execution: what the thread's clock says, or 0 if it is not clocked."""
+    clock = iter(time.thread_time_ns, -1)
+    while True:
+        count = record.count
+        yield repeat(0, -count % (1 if count < _ALWAYS else _EVERY if count < _OFTEN else _SELDOM))
+        yield islice(clock, 1)
 
 
 class BusyPoll:
@@ -148,6 +155,11 @@ class RealCpu:
             self.records[name] = StageRecord(name)
             self._stages[name] = RealStage(self.records[name])
         return self._stages[name]
+
+    def clear(self) -> None:
+        for stage in self._stages.values():
+            stage.record.clear()
+            stage.restart()
 
     def usage(self) -> tuple[int, int]:
         """The loop's thread must be the caller's."""

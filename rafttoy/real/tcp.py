@@ -26,6 +26,8 @@ def split_address(address: str) -> tuple[str, int]:
 class TcpLinks:
     """`addresses[id - 1]` is where peer `id` listens."""
 
+    deferred = False
+
     def __init__(self, id: int, addresses: tuple[str, ...], log: Callable[[str], None]) -> None:
         self._id = id
         self._addresses = addresses

@@ -17,11 +17,12 @@ __all__ = ["SimLinks", "SimNetwork"]
 
 class SimNetwork:
     """Who listens, and which pairs cannot reach each other. `cut` holds (from, to) pairs whose packets are lost. `in_turn` as
-    `Software.reads_in_turn`."""
+    `Software.reads_in_turn`, `deferred` as `Links.deferred`."""
 
-    def __init__(self, costs: Link, *, in_turn: bool = False) -> None:
+    def __init__(self, costs: Link, *, in_turn: bool = False, deferred: bool = False) -> None:
         self.costs = costs
         self.in_turn = in_turn
+        self.deferred = deferred
         self.listeners: dict[int, SimLinks] = {}
         self.cut: set[tuple[int, int]] = set()
 
@@ -29,6 +30,7 @@ class SimNetwork:
 class SimLinks:
     def __init__(self, network: SimNetwork, id: int, loop: Loop) -> None:
         self.network = network
+        self.deferred = network.deferred
         self.id = id
         self.loop = loop
         self.on_packet: Callable[[Packet], None] | None = None

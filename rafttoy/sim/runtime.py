@@ -390,6 +390,10 @@ class SimCpu:
             self._stages[name] = SimStage(self._loop, cost, self.records[name], self.spread.of(name), beside_ns)
         return self._stages[name]
 
+    def clear(self) -> None:
+        for record in self.records.values():
+            record.clear()
+
     def unknown(self) -> list[str]:
         return [name for name in self._stages if self._software.stage(name) is None]
 

@@ -58,7 +58,7 @@ class SimWorld:
         self._machines: dict[int, tuple[SimHost, SimDisk]] = {}
         self._apart = model.hardware.hosts == "each" and transport != "mem"
         self.host, self.disk = self.machine(0)
-        self.network = SimNetwork(costs, in_turn=model.software.reads_in_turn)
+        self.network = SimNetwork(costs, in_turn=model.software.reads_in_turn, deferred=transport != "tcp")
         self.lock_ns = int(model.software.lock_us * 1000)
         self.shared_loop = Loop(self.host, self.lock_ns) if transport == "mem" else None  # that transport has all peers in one process
         self.members: dict[int, Member] = {}

@@ -156,7 +156,7 @@ class Storage(Protocol):
 
     async def open(self) -> Recovered: ...
 
-    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> None:
+    def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> Awaitable[None]:
         """Entries and hard state, durable once it returns if `sync`; `log` holds them then. Entries may overwrite a conflicting
         suffix. Concurrent calls are written as groups, in the order of the calls. With `here` the caller has nothing else to do: a file of
         little may be written by the loop itself."""

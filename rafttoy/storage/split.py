@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 
 from rafttoy.errors import StorageError
-from rafttoy.ports import Ports
+from rafttoy.ports import DONE, Ports
 from rafttoy.raft.entries import EntryBatch
 from rafttoy.raft.types import EMPTY_HARD_STATE, ConfState, HardState, Snapshot, SnapshotMetadata
 from rafttoy.storage.api import SNAPSHOT_LIMIT_BYTES, Engine, Recovered, Save, Wal
@@ -95,22 +95,22 @@ class LogStorage:
 
     # --- the log ---
 
-    async def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> None:
+    def save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, *, sync: bool, here: bool = False) -> Awaitable[None]:
         if self._instant:
             if entries:
                 self.log.append(entries)
             if hard_state is not None:
                 self.log.set_hard_state(hard_state)
-            return
+            return DONE
         if not entries and not sync:
             if hard_state is not None:
                 self._held = hard_state
                 self.log.set_hard_state(hard_state)
-            return
+            return DONE
         if hard_state is None:
             hard_state = self._held
         self._held = None
-        await self._groups.save(Save(entries, hard_state, here=here), sync=sync)
+        return self._groups.save(Save(entries, hard_state, here=here), sync=sync)
 
     async def _begin(self, saves: Sequence[Save], sync: bool) -> Awaitable[None]:
         return await self._wal.begin(saves, sync=sync)

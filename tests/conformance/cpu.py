@@ -71,8 +71,9 @@ async def _a_cleared_record_begins_anew(cpu: Cpu) -> None:
     stage = cpu.stage("work")
     for _ in range(100):
         await stage.done(stage.start(), 5, 50)
-    cpu.records["work"].clear()
     record = cpu.records["work"]
+    cpu.clear()
+    assert cpu.records["work"] is record
     assert (record.count, record.entries, record.nbytes, record.total_cpu_ns(), len(record.samples)) == (0, 0, 0, 0, 0)
     mark = stage.start()
     burn()

@@ -436,7 +436,11 @@ def _a_hard_state_that_need_not_be_synced_survives_a_close(subject: Subject) -> 
 def _a_cancelled_save_stops_the_log_until_a_reset(subject: Subject) -> None:
     async def scenario(storage: Storage, ports: Ports) -> None:
         await storage.save([batch(1, 5)], HardState(1, 1, 0), sync=True)
-        task = ports.tasks.spawn(storage.save([batch(6, 5)], None, sync=True), "save")
+
+        async def save() -> None:
+            await storage.save([batch(6, 5)], None, sync=True)
+
+        task = ports.tasks.spawn(save(), "save")
         await ports.clock.sleep_ns(1000)
         if task.done():
             return

@@ -100,7 +100,10 @@ def test_a_model_run_is_the_same_again_in_one_process(name: str) -> None:
     [
         ("parallel-append", "tcp", 1, 3, True),
         ("async-storage", "tcp", 1, 3, False),  # its loop never waits
-        ("parallel-append", "tcp", 100, 3, False),  # too much for it
+        ("parallel-append", "tcp", 100, 3, True),
+        ("parallel-append", "tcp", 1000, 3, False),  # too much for it
+        ("parallel-append", "grpc", 1, 3, True),
+        ("parallel-append", "grpc", 100, 3, False),  # its links need the loop
         ("parallel-append", "mem", 1, 3, False),  # others have things to do on that loop
         ("parallel-append", "tcp", 1, 1, False),  # a loop that waits for nothing would never turn
     ],
