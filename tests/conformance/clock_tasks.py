@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rafttoy.errors import CorruptionError
-from rafttoy.ports import Clock, Tasks
+from rafttoy.ports import DONE, Clock, Tasks
 
 __all__ = ["Run", "check_clock_and_tasks"]
 
@@ -36,6 +36,21 @@ async def _time_is_whole_and_never_goes_back(clock: Clock, tasks: Tasks) -> None
         assert after_ns - before_ns >= duration_ns - _MS  # a timer may be early by less than one
         seen += [before_ns, after_ns]
     assert seen == sorted(seen)
+
+
+async def _what_is_done_is_not_waited_for(clock: Clock, tasks: Tasks) -> None:
+    """However often; nobody else gets a turn meanwhile."""
+    begun: list[str] = []
+
+    async def other() -> None:
+        begun.append("other")
+
+    tasks.spawn(other(), "other")
+    for _ in range(3):
+        await DONE
+    assert begun == []
+    await clock.sleep_ns(0)
+    assert begun == ["other"]
 
 
 async def _sleepers_wake_in_the_order_of_their_times(clock: Clock, tasks: Tasks) -> None:
@@ -262,6 +277,7 @@ async def _cancel_all_spares_the_calling_task_and_those_that_ended(clock: Clock,
 
 _CLAUSES: tuple[Scenario, ...] = (
     _time_is_whole_and_never_goes_back,
+    _what_is_done_is_not_waited_for,
     _sleepers_wake_in_the_order_of_their_times,
     _tasks_begin_in_the_order_of_spawning_and_not_before_the_spawner_waits,
     _a_future_hands_over_its_value_before_and_after,

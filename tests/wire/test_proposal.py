@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rafttoy.ports import Sized
@@ -46,6 +46,7 @@ def split(payloads: Payloads) -> list[bytes]:
 
 
 @given(st.integers(1, 500), st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 5))
+@example(500, [3, 300, 200, 1, 240, 240, 240, 2, 5000, 4], 0)  # of a quarter of a megabyte that is made ahead, or each by itself
 def test_payloads_are_the_originals(value_bytes: int, counts: list[int], seed: int) -> None:
     """However many are made at once; ids count up, keys are nine bytes and random, the value is one of the run."""
     maker = PayloadMaker(np.random.default_rng(seed), value_bytes, content=True)

@@ -126,6 +126,16 @@ def test_metrics_have_the_originals_names_and_report_latencies_in_microseconds()
     assert list(told) == ["append_batch_sizes", "apply_batch_sizes", "pipeline_latency_us", "append_latency_us", "apply_latency_us"]
     assert told["append_batch_sizes"]["max"] == 7
     assert told["append_latency_us"]["max"] == 1500
+    metrics.saves.append((2_500_000, 9))
+    metrics.applies += [(1_000, 3), (3_000, 5)]
+    metrics.rounds += [7_000, 9_000]
+    told = metrics.to_json()
+    assert (told["append_batch_sizes"]["max"], told["append_latency_us"]["max"], told["append_latency_us"]["count"]) == (9, 2500, 2)
+    assert (told["apply_batch_sizes"]["mean"], told["apply_latency_us"]["mean"]) == (4, 2)
+    assert (told["pipeline_latency_us"]["mean"], told["pipeline_latency_us"]["count"]) == (8, 2)
+    assert metrics.saves == metrics.applies == metrics.rounds == []
+    assert metrics.to_json() == told
+    metrics.rounds.append(1)
     metrics.clear()
     assert all(row["count"] == 0 for row in metrics.to_json().values())
 
