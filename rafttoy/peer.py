@@ -15,7 +15,7 @@ import msgspec
 
 from rafttoy.errors import MalformedMessage, PeerError
 from rafttoy.observe import Metrics
-from rafttoy.ports import DONE, SAVE_HERE_BYTES, SAVE_HERE_DEFERRED_BYTES, Packet, Ports, Sized, Task
+from rafttoy.ports import DONE, SAVE_HERE_BRIEF_BYTES, SAVE_HERE_BYTES, Packet, Ports, Sized, Task
 from rafttoy.proposal import AcknowledgedRun, Desk, Tracker, join_payloads
 from rafttoy.quota import Quota
 from rafttoy.raft import (
@@ -197,7 +197,8 @@ class Peer(Desk):
         self._by_reference = by_reference
         self._here_bytes = 0
         if not shares_loop and len(members) > 1:
-            self._here_bytes = SAVE_HERE_DEFERRED_BYTES if ports.links.deferred else SAVE_HERE_BYTES
+            self._here_bytes = SAVE_HERE_BRIEF_BYTES if ports.links.deferred else SAVE_HERE_BYTES
+        self._brief_bytes = min(self._here_bytes, SAVE_HERE_BRIEF_BYTES)
         self._packets: list[Packet] = []
         self._local: list[Message] = []
         self._unreachable: list[int] = []
@@ -317,13 +318,14 @@ class Peer(Desk):
                 await self._signal.wait()
         return None
 
-    def save(self, rd: Ready, *, here: bool = False) -> Awaitable[None]:
+    def save(self, rd: Ready, *, here: bool = False, brief: bool = False) -> Awaitable[None]:
         """The log and the hard state are durable once it returns, where the core asked for that. With `here` nobody waits for
-        what the loop could do meanwhile: it may wait for the disk itself."""
+        what the loop could do meanwhile: it may wait for the disk itself; with `brief` only for little."""
         if rd.snapshot is not None:
             return self._save_snapshot(rd, rd.snapshot)
         if rd.entries or rd.hard_state is not None:
-            return self._save(rd.entries, rd.hard_state, rd.must_sync, here)
+            most = 0 if not here else self._brief_bytes if brief else self._here_bytes
+            return self._save(rd.entries, rd.hard_state, rd.must_sync, most)
         return DONE
 
     async def _save_snapshot(self, rd: Ready, snapshot: Snapshot) -> None:
@@ -348,11 +350,11 @@ class Peer(Desk):
         if self.digest is not None:
             self.digest = None  # what came before is not known entry by entry
 
-    def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool, here: bool = False) -> Awaitable[None]:
+    def _save(self, entries: Sequence[EntryBatch], hard_state: HardState | None, must_sync: bool, here_bytes: int = 0) -> Awaitable[None]:
         if not entries:
             return self.storage.save(entries, hard_state, sync=must_sync)
         begin_ns = self._clock.now_ns()
-        saved = self.storage.save(entries, hard_state, sync=must_sync, here=here and total_size(entries) <= self._here_bytes)
+        saved = self.storage.save(entries, hard_state, sync=must_sync, here=total_size(entries) <= here_bytes)
         if saved is not DONE:
             return self._saved(saved, begin_ns, entries)
         self.metrics.saves.append((self._clock.now_ns() - begin_ns, entries[-1].last - entries[0].first + 1))

@@ -39,7 +39,7 @@ from rafttoy.analysis.queueing import (
 from rafttoy.cell import Cell
 from rafttoy.errors import ConfigError
 from rafttoy.peer import AckOn, ApplyOn, RaftOptions
-from rafttoy.ports import KV_INLINE_BYTES, SAVE_HERE_BYTES, SAVE_HERE_DEFERRED_BYTES, core_of
+from rafttoy.ports import KV_INLINE_BYTES, SAVE_HERE_BRIEF_BYTES, SAVE_HERE_BYTES, core_of
 from rafttoy.proposal import KEY_BYTES, OVERHEAD_BYTES
 from rafttoy.raft.entries import entry_sizes
 from rafttoy.sim.model import Disk, Linear, Model
@@ -224,7 +224,7 @@ class _Round:
         if self._wal == "mem":
             return
         may_wait = self._cell.transport != "mem" and self._cell.nodes > 1
-        most = SAVE_HERE_BYTES if self._cell.transport == "tcp" else SAVE_HERE_DEFERRED_BYTES
+        most = SAVE_HERE_BYTES if self._cell.transport == "tcp" and not self._shape.task else SAVE_HERE_BRIEF_BYTES
         here = may_wait and self._shape.waits and self._frames <= most
         handoff, loop = (0.0, 0.0) if here else (disk.handoff_us * 1e3, disk.loop_us * 1e3)
         self._encode = self._stage(f"wal.encode.{self._combined or self._wal}", self.batch, self._frames) + loop

@@ -36,7 +36,7 @@ async def _async_apply(peer: Peer, ack: AckOn, apply: ApplyOn) -> None:
                 await peer.ack(committed)
             appends, others = split_appends(rd.messages)
             await peer.send(appends)
-            await peer.save(rd, here=ack is AckOn.COMMIT or applier.idle)  # nobody waits for what is applied, or nothing is
+            await peer.save(rd, here=ack is AckOn.COMMIT or applier.idle, brief=True)  # nobody waits for what is applied, or nothing is
             await peer.send(others)
             if any(batch.type is not EntryType.NORMAL for batch in committed):
                 if not await applier.drained():  # a configuration change takes effect in its place

@@ -60,7 +60,7 @@ class RecordingPeer:
         self.lines.append("end")
         return None
 
-    async def save(self, rd: Ready, *, here: bool = False) -> None:
+    async def save(self, rd: Ready, *, here: bool = False, brief: bool = False) -> None:
         self.saved_here.append(here)
         await self._step("save", span(rd.entries))
 

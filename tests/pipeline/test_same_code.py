@@ -102,6 +102,8 @@ def test_a_model_run_is_the_same_again_in_one_process(name: str) -> None:
         ("async-storage", "tcp", 1, 3, False),  # its loop never waits
         ("parallel-append", "tcp", 100, 3, True),
         ("parallel-append", "tcp", 1000, 3, False),  # too much for it
+        ("async-apply-early-ack", "tcp", 1, 3, True),
+        ("async-apply-early-ack", "tcp", 100, 3, False),  # its applier would wait
         ("parallel-append", "grpc", 1, 3, True),
         ("parallel-append", "grpc", 100, 3, False),  # its links need the loop
         ("parallel-append", "mem", 1, 3, False),  # others have things to do on that loop
