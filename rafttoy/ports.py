@@ -274,7 +274,8 @@ and the loop's take 150 µs together, a fast device's sync 300 to 500. (A write 
 
 SAVE_HERE_BRIEF_BYTES = 4 << 10
 """The same where the loop has something to do meanwhile: where links are `deferred`, whose packets need several turns of it at both ends,
-and where a task of its own applies (with 64 KiB async-apply-early-ack reached 0.81 times as much, 128 clients on files and LevelDB, medians of five in turn)."""
+and where a task of its own applies (with 64 KiB async-apply-early-ack reached 0.81 times as much, 128 clients on files and LevelDB,
+medians of five in turn)."""
 
 KV_INLINE_BYTES = 64 << 10
 """Up to here an unsynced write of a durable store is done on the loop; larger and most synced ones on the store's own thread."""
