@@ -148,8 +148,7 @@ class Histogram:
     def add(self, value: int, weight: int = 1) -> None:
         """`weight` proposals (batches, …) of the same `value` >= 0."""
         weighted = self._weighted
-        weighted.append(value)
-        weighted.append(weight)
+        weighted += (value, weight)
         if len(weighted) >= _FOLD:
             self._fold()
 

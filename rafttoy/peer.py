@@ -285,9 +285,9 @@ class Peer(Desk):
 
     async def ready(self) -> Ready | None:
         """Feeds the core with all that has come, and returns what it wants done; waits while there is nothing. None at the end."""
-        node = self.node
+        node, signal, quota, proposals = self.node, self._signal, self._quota, self.proposals
         while not self._ending:
-            self._signal.clear()
+            signal.clear()
             if self._packets:
                 await self._receive()
             if self._local:
@@ -297,10 +297,9 @@ class Peer(Desk):
             if self._ticked or self._campaign or self._unreachable:
                 self._housekeep()
                 await self._compact()
-            quota = self._quota
             if quota.exhausted:
                 quota.look(node.progresses(), node.commit, self.storage.log)
-            if self.proposals.waiting and not quota.exhausted:
+            if proposals.waiting and not quota.exhausted:
                 await self._propose()
             if node.has_ready():
                 mark = self._readying.start()
@@ -311,11 +310,11 @@ class Peer(Desk):
                 self._load = _extent(rd)
                 await self._readying.done(mark, *self._load)
                 return rd
-            if not (self._packets or self._local or (self.proposals.waiting and not quota.exhausted)):
+            if not (self._packets or self._local or (proposals.waiting and not quota.exhausted)):
                 self._untold = self._acked < node.commit  # who is answered proposes, and that append tells: half as many packets
                 if not self._untold:
                     await self.tell_commit()
-                await self._signal.wait()
+                await signal.wait()
         return None
 
     def save(self, rd: Ready, *, here: bool = False, brief: bool = False) -> Awaitable[None]:
@@ -368,63 +367,55 @@ class Peer(Desk):
         """Hands messages to the links at once: one packet to each destination, or a few where they carry much."""
         if not messages or self._failed:
             return DONE
+        mark = self._sending.start()
+        count = nbytes = 0
+        outbox: dict[int, list[Message]] = {}
         for message in messages:
             for batch in message.entries:
                 if batch.frames is None:
                     return self._send_evicted(messages)
-        return self._send(messages)
-
-    async def _send_evicted(self, messages: Sequence[Message]) -> None:
-        await self._send([await self._resident(message) for message in messages])
-
-    def _send(self, messages: Sequence[Message]) -> Awaitable[None]:
-        mark = self._sending.start()
-        outbox: dict[int, list[Message]] = {}
-        for message in messages:
+                count += batch.count
             to = message.to
             if to in outbox:
                 outbox[to].append(message)
             else:
                 outbox[to] = [message]
         epoch, by_reference, links = self.epoch, self._by_reference, self._links
-        count = nbytes = 0
         for to, waiting in outbox.items():
             stream = links.stream(to)
             for together in (waiting,) if len(waiting) == 1 else _in_packets(_without_stale(waiting)):
                 packet = encode(epoch, together, by_reference=by_reference)
                 count += 1
                 nbytes += packet.size
-                for message in together:
-                    if message.entries:
-                        count += message.entries[-1].last + 1 - message.entries[0].first
                 stream.send(packet)
         return self._sending.done(mark, count, nbytes)
+
+    async def _send_evicted(self, messages: Sequence[Message]) -> None:
+        await self.send([await self._resident(message) for message in messages])
 
     def tell_commit(self) -> Awaitable[None]:
         """A leader's commit index travels with its next append. Followers that would wait for one are told now."""
         return self.send(self.node.commit_announcements()) if self.is_leader else DONE
 
-    async def apply(self, committed: Sequence[EntryBatch]) -> None:
+    def apply(self, committed: Sequence[EntryBatch]) -> Awaitable[None]:
         """Applies committed entries in order; configuration changes in their place."""
-        if not committed:
-            return
+        return self._apply(committed) if committed else DONE
+
+    async def _apply(self, committed: Sequence[EntryBatch]) -> None:
         begin_ns = self._clock.now_ns()
         size = 0
-        plain = True
+        resident = data = True
         for batch in committed:
-            if batch.frames is None or batch.type is not _NORMAL or not batch.payload_bytes:
-                plain = False
+            resident = resident and batch.frames is not None
+            data = data and batch.type is _NORMAL
             size += batch.size
-        if not plain:
+        if not resident:
             committed = await self.storage.load(committed)
         if self.digest is not None:
             self.digest.add(committed)
         if size > _LONG_APPLY_BYTES:
             await self.tell_commit()
-        if plain:
-            await self.storage.apply(committed)
-        else:
-            await self._apply_in_place(committed)
+        await (self.storage.apply(committed) if data else self._apply_in_place(committed))
         self.applied = committed[-1].last
         self.metrics.applies.append((self._clock.now_ns() - begin_ns, committed[-1].last - committed[0].first + 1))
 
@@ -555,14 +546,14 @@ class Peer(Desk):
             self.tracker.fail_all()  # their fate is another leader's to decide
 
     async def _apply_in_place(self, committed: Sequence[EntryBatch]) -> None:
-        """Configuration changes in their place, and entries without data not at all."""
+        """Configuration changes in their place."""
         data: list[EntryBatch] = []
         for batch in committed:
             if batch.type is not _NORMAL:
                 await self.storage.apply(data)
                 data = []
                 await self._apply_conf_change(batch)
-            elif batch.payload_bytes:
+            else:
                 data.append(batch)
         await self.storage.apply(data)
 

@@ -282,7 +282,12 @@ KV_INLINE_BYTES = 64 << 10
 
 
 class WriteBatch(Protocol):
-    """Operations applied atomically and in order by `KvStore.write`."""
+    """Operations applied atomically and in order by `KvStore.write`: `count` so far, of `nbytes` of keys and values."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
 
     def put(self, key: bytes, value: Buffer) -> None: ...
 
@@ -345,10 +350,10 @@ class Packet(msgspec.Struct, eq=False, gc=False):
 
     def join(self) -> bytes:
         """The bytes on the wire (a packet with Sized parts has none: AssertionError)."""
-        assert self.virtual is None
         parts = self.parts
         if len(parts) == 1 and type(parts[0]) is bytes:
             return parts[0]
+        assert self.virtual is None
         return b"".join(parts)  # type: ignore[arg-type]
 
 

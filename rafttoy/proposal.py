@@ -135,13 +135,15 @@ class ProposalBuffer:
 
 
 class _Registered(msgspec.Struct, eq=False, gc=False):
+    """Proposals at first … last, of which those before `next` were acknowledged or lost. `first_id` is the first one's."""
+
     first: int
+    last: int
     term: int
-    count: int
     client: Client
     token: Any
     first_id: int
-    skip: int = 0
+    next: int
 
 
 class AcknowledgedRun(NamedTuple):
@@ -167,7 +169,7 @@ class Tracker:
         """With `keep_runs`: all that was acknowledged, ascending, for verification."""
 
     def __len__(self) -> int:
-        return sum(waiting.count - waiting.skip for waiting in self._waiting)
+        return sum(waiting.last + 1 - waiting.next for waiting in self._waiting)
 
     def register(self, batch: EntryBatch, waiting: Sequence[tuple[Payloads, Client, Any]]) -> None:
         first = batch.first
@@ -175,32 +177,32 @@ class Tracker:
             first_id = 0
             if self.keep_runs and not isinstance(payloads.data, Sized):
                 (first_id,) = _ID.unpack_from(payloads.data)
-            self._waiting.append(_Registered(first, batch.term, payloads.count, client, token, first_id))
-            first += payloads.count
+            end = first + payloads.count
+            self._waiting.append(_Registered(first, end - 1, batch.term, client, token, first_id, first))
+            first = end
 
     def finish(self, batch: EntryBatch) -> int:
         """Acknowledges the proposals that stand in `batch`; how many those were."""
-        waiting = self._waiting
+        waiting, last, term = self._waiting, batch.last, batch.term
         acknowledged = 0
         while waiting:
             head = waiting[0]
-            begin = head.first + head.skip
-            if begin > batch.last:
+            begin, upto = head.next, head.last
+            if begin > last:
                 break
-            end = head.first + head.count - 1
-            upto = end if end < batch.last else batch.last
-            count = upto - begin + 1
-            if head.term == batch.term:
-                if self.keep_runs:
-                    self._keep(AcknowledgedRun(begin, upto, batch.term, head.first_id + head.skip if head.first_id else 0))
-                head.client.acknowledged(head.token, head.skip, count)
-                acknowledged += count
-            else:
-                head.client.failed(head.token, head.skip, count)
-            if upto == end:
+            if upto <= last:
                 waiting.popleft()
             else:
-                head.skip += count
+                upto = last
+                head.next = last + 1
+            skip, count = begin - head.first, upto + 1 - begin
+            if head.term == term:
+                if self.keep_runs:
+                    self._keep(AcknowledgedRun(begin, upto, term, head.first_id + skip if head.first_id else 0))
+                head.client.acknowledged(head.token, skip, count)
+                acknowledged += count
+            else:
+                head.client.failed(head.token, skip, count)
         return acknowledged
 
     def _keep(self, run: AcknowledgedRun) -> None:
@@ -219,7 +221,7 @@ class Tracker:
         """Gives up everything that waits: the group is gone."""
         waiting, self._waiting = self._waiting, deque()
         for head in waiting:
-            head.client.failed(head.token, head.skip, head.count - head.skip)
+            head.client.failed(head.token, head.next - head.first, head.last + 1 - head.next)
 
 
 class Desk:

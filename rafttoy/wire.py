@@ -28,7 +28,7 @@ SERVICE = "/transportpb.RaftService/RaftMessage"
 MESSAGE_LIMIT_BYTES = 64 << 20
 """Longest RaftMsg that a peer takes."""
 
-_TYPES = {int(type): type for type in MessageType}
+_TYPES = tuple(MessageType)
 
 
 class Epoch(NamedTuple):
@@ -50,8 +50,8 @@ class RaftMsg(msgspec.Struct, frozen=True, gc=False):
 def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, by_reference: bool = False) -> Packet:
     """One packet for one peer. With `by_reference`, or where an entry's payload is Sized, it carries the messages themselves
     beside their exact size. Every batch's frames must be resident."""
-    parts: list[Buffer] = []
     head = _epoch_field(epoch)
+    parts: list[Buffer] = [head]
     size = len(head)
     virtual = by_reference
     for message in messages:
@@ -59,28 +59,22 @@ def encode(epoch: Epoch, messages: Sequence[Message], control: bytes = b"", *, b
         marks = _marks(message.log_term, message.index, message.commit)
         if message.reject or message.reject_hint or message.context or message.vote or message.snapshot is not None:
             marks += _seldom(message)
-        entries_size = 0
+        nbytes = len(opening) + len(marks)
+        place = len(parts)
+        parts += (b"", opening, marks)
         for batch in message.entries:
-            entries_size += batch.size
-        fields_size = len(opening) + len(marks)
-        length = _length(fields_size + entries_size)
-        size += len(length) + fields_size + entries_size
-        head = b"".join((head, length, opening, marks))
-        if entries_size:
-            parts.append(head)
-            head = b""
-            for batch in message.entries:
-                frames = batch.frames
-                assert frames is not None, "evicted entries are loaded before they are sent"
-                if type(frames) is Sized:
-                    virtual = True
-                parts.append(frames)
+            frames = batch.frames
+            assert frames is not None, "evicted entries are loaded before they are sent"
+            if type(frames) is Sized:
+                virtual = True
+            nbytes += batch.size
+            parts.append(frames)
+        length = parts[place] = _length(nbytes)
+        size += len(length) + nbytes
     if control:
         tail = b"".join((b"\x7a", varint(len(control)), control))
-        head += tail
+        parts.append(tail)
         size += len(tail)
-    if head:
-        parts.append(head)
     return Packet(parts, size, RaftMsg(epoch, messages, control) if virtual else None)
 
 
@@ -157,12 +151,12 @@ def decode(packet: Packet) -> Sequence[RaftMsg]:
         return (packet.virtual,)
     data = packet.join()
     end = len(data)
-    if end > 2 and data[0] == 0x0A and data[1] < 0x80:  # an epoch and one message, as most are
-        at = 2 + data[1]
-        if at < end and data[at] == 0x12:
-            length, begin = read_varint(data, at + 1, end)
-            if begin + length == end:
-                return (RaftMsg(_epoch(data[2:at]), (_message(data, begin, end),)),)
+    at = data[1] + 3 if end > 3 else 0
+    epoch = _before_message(data[:at])
+    if epoch is not None:  # and one message, as most are
+        length, begin = read_varint(data, at, end)
+        if begin + length == end:
+            return (RaftMsg(epoch, (_message(data, begin, end),)),)
     return list(_decode_any(data))
 
 
@@ -207,6 +201,14 @@ def _extent(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
+def _before_message(data: bytes) -> Epoch | None:
+    """The epoch, where these bytes are field 1 and the tag of field 2; else None."""
+    if data[:1] != b"\x0a" or data[-1] != 0x12 or not data[1] == len(data) - 3 < 0x80:
+        return None
+    return _epoch(data[2:-1])
+
+
+@functools.lru_cache(maxsize=64)
 def _epoch(data: bytes) -> Epoch:
     at, end = 0, len(data)
     nanos = iteration = 0
@@ -222,19 +224,38 @@ def _epoch(data: bytes) -> Epoch:
 
 
 @functools.lru_cache(maxsize=256)
-def _read_opening(data: bytes) -> tuple[int, int, int, int, int]:
-    """(type, to, from, term, bytes read) where a raftpb.Message begins with these, each one byte; else zeros."""
-    if len(data) == 8 and data[::2] == b"\x08\x10\x18\x20" and max(data[1::2]) < 0x80:
-        return data[1], data[3], data[5], data[7], 8
-    return 0, 0, 0, 0, 0
+def _read_opening(data: bytes) -> tuple[MessageType, int, int, int] | None:
+    """(type, to, from, term) where the eight bytes are these fields of a raftpb.Message; else None."""
+    if data[::2] == b"\x08\x10\x18\x20" and max(data[1::2]) < 0x80 and data[1] < len(_TYPES):
+        return _TYPES[data[1]], data[3], data[5], data[7]
+    return None
 
 
-def _message(data: bytes, at: int, end: int) -> Message:
+def _message(data: bytes, begin: int, end: int) -> Message:
+    """The fields that most messages have, in the order in which they are written; anything else is read field by field."""
+    at = begin + 8
+    if at < end and (opening := _read_opening(data[begin:at])) is not None:
+        log_term = index = commit = 0
+        type, to, from_, term = opening
+        entries: Sequence[EntryBatch] = ()
+        if data[at] == 0x28:
+            log_term, at = read_varint(data, at + 1, end)
+        if at < end and data[at] == 0x30:
+            index, at = read_varint(data, at + 1, end)
+        if at < end and data[at] == 0x40:
+            commit, at = read_varint(data, at + 1, end)
+        if at < end and data[at] == 0x3A:
+            batch = EntryBatch.decode_expected(data, at, end, index + 1, term)
+            entries, at = EntryBatch.decode(data, at, end) if batch is None else ((batch,), end)
+        if at == end:
+            return Message(type, to, from_, term, log_term, index, entries, commit)
+    return _any_message(data, begin, end)
+
+
+def _any_message(data: bytes, at: int, end: int) -> Message:
     if end - at == 0:
         raise MalformedMessage("an empty message")
-    type_, to, from_, term, read = _read_opening(data[at : at + 8 if at + 8 < end else end])
-    at += read
-    log_term = index = commit = vote = reject_hint = 0
+    type_ = to = from_ = term = log_term = index = commit = vote = reject_hint = 0
     reject = False
     snapshot: Snapshot | None = None
     context = b""
@@ -281,9 +302,8 @@ def _message(data: bytes, at: int, end: int) -> Message:
                 snapshot = None
         elif tag == 0x62:
             context = data[begin:at]
-    type = _TYPES.get(type_)
-    if type is None:
+    if type_ >= len(_TYPES):
         raise MalformedMessage(f"unknown message type {type_}")
     if from_ >= LOCAL_APPLY_THREAD:
         raise MalformedMessage(f"a message that claims to be from {from_:#x}, a storage thread of this node")
-    return Message(type, to, from_, term, log_term, index, entries, commit, vote, snapshot, reject, reject_hint, context)
+    return Message(_TYPES[type_], to, from_, term, log_term, index, entries, commit, vote, snapshot, reject, reject_hint, context)

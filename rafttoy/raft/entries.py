@@ -39,6 +39,7 @@ class EntryType(IntEnum):
 Heads = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 _TYPES = tuple(EntryType)
+_NORMAL = EntryType.NORMAL
 _VECTOR_FROM = 20  # below this many entries a Python loop encodes faster than numpy, whose calls run on cold caches between batches
 _COMPARE_FROM = 64  # and compares heads faster
 _BLOCK = 16384  # entries whose heads are made together
@@ -251,20 +252,7 @@ class EntryBatch:
 
     def _lengths(self) -> list[int]:
         """Data length of each entry, from frame sizes."""
-        out = []
-        for i in range(self.count):
-            frame, index = self.offset(i + 1) - self.offset(i), self.first + i
-            fixed = 4 + varint_size(self.term) + varint_size(index)
-            entry = frame - 2
-            while 1 + varint_size(entry) + entry > frame:
-                entry -= 1
-            data = entry - fixed
-            if data:
-                data -= 2
-                while 1 + varint_size(data) + data > entry - fixed:
-                    data -= 1
-            out.append(data)
-        return out
+        return [_data_length(self.offset(i + 1) - self.offset(i), self.term, varint_size(self.first + i)) for i in range(self.count)]
 
     # --- reading ---
 
@@ -332,6 +320,26 @@ class EntryBatch:
         return batches, at
 
     @staticmethod
+    def decode_expected(data: bytes, at: int, end: int, first: int, term: int) -> EntryBatch | None:
+        """The batch that data[at:end] is, if it is one as `encode` makes them, of `term` and from index `first`: what an append mostly
+        carries. None for anything else, which `decode` looks at field by field."""
+        length, body = read_varint(data, at + 1, end)
+        size = body + length - at
+        shape = _shape(term, varint_size(first), size)
+        if shape is None:
+            return None
+        before, behind, nbytes = shape
+        head = before + varint(first) + behind
+        if data[at : at + len(head)] != head:
+            return None
+        whole = end - at
+        count = whole // size
+        view = memoryview(data)
+        if count * size != whole or (count > 1 and _count_uniform(view, at, end, head, term, first, _NORMAL, nbytes) != count):
+            return None
+        return EntryBatch(first, term, _NORMAL, count, view[at:end], whole, count * nbytes)
+
+    @staticmethod
     def decode_run(data: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
         """The longest batch that begins at data[at], which must begin a frame, and where it ends. Raises MalformedMessage."""
         return _decode_run(data, at, end)
@@ -353,6 +361,31 @@ def _frame_head(type: int, term: int, index: int, length: int) -> bytes:
     place = varint(index)
     before, behind = _around_index(type, term, len(place), length)
     return before + place + behind
+
+
+@functools.lru_cache(maxsize=256)
+def _shape(term: int, width: int, size: int) -> tuple[bytes, bytes, int] | None:
+    """Of a frame of `size` bytes with data, of `term` and with an index of `width` bytes: what stands before the index and behind it, and
+    how many bytes the data are. None if there is no such frame, and for a term that is none."""
+    length = _data_length(size, term, width) if term else 0
+    if length <= 0:
+        return None
+    before, behind = _around_index(int(_NORMAL), term, width, length)
+    return (before, behind, length) if len(before) + width + len(behind) + length == size else None
+
+
+def _data_length(size: int, term: int, width: int) -> int:
+    """Bytes of data in a frame of `size` bytes, whose index takes `width`."""
+    entry = size - 2
+    while 1 + varint_size(entry) + entry > size:
+        entry -= 1
+    rest = entry - 4 - varint_size(term) - width
+    if rest <= 0:
+        return rest
+    data = rest - 2
+    while 1 + varint_size(data) + data > rest:
+        data -= 1
+    return data
 
 
 @functools.lru_cache(maxsize=64)

@@ -74,12 +74,13 @@ def propose(r: Raft, payloads: Payloads) -> EntryBatch:
     """Appends to the log and sends on. Raises ProposalDropped."""
     _check_may_propose(r)
     log = r.log
-    last, last_term = log.last_index, log.last_term
-    batch = EntryBatch.encode(last + 1, r.term, _NORMAL, payloads)
-    append(r, [batch])
+    last_term = log.last_term
+    batch = EntryBatch.encode(log.last_index + 1, r.term, _NORMAL, payloads)
+    entries = [batch]
+    append(r, entries)
     for id, progress in r.tracker.others:
-        if progress.lacks_only(last) and batch.size <= r.max_msg_size:
-            _send_append(r, id, progress, last_term, [batch], batch.count, batch.size)
+        if progress.streams_from(batch.first) and batch.size <= r.max_msg_size:
+            _send_append(r, id, progress, last_term, entries, batch.count, batch.size)
         else:
             maybe_send_append(r, id, progress)
     return batch
@@ -243,14 +244,12 @@ def on_append_resp(r: Raft, m: Message) -> None:
     if index > log.last_index:
         raise MalformedMessage(f"{m.from_} acknowledges entry {index}, the last one is {log.last_index}")
     progress.recent_active = True
-    if not progress.maybe_update(index) and not (index == progress.match and progress.state is _PROBE):
-        return
     state = progress.state
-    if state is _REPLICATE:
-        progress.inflights.free_to(index)
-    elif state is _PROBE:
+    if not progress.maybe_update(index) and not (index == progress.match and state is _PROBE):
+        return
+    if state is _PROBE:
         progress.become_replicate()
-    elif progress.match + 1 >= log.first_index():
+    elif state is _SNAPSHOT and progress.match + 1 >= log.first_index():
         # Whatever snapshot it applied, from whomever: the log reaches on from there. Probing first takes the snapshot into account.
         progress.become_probe()
         progress.become_replicate()
@@ -262,7 +261,7 @@ def on_append_resp(r: Raft, m: Message) -> None:
             reads.release_postponed(r)
         if not r.skip_commit_broadcast:
             broadcast_append(r)
-    elif m.from_ != r.id and not r.skip_commit_broadcast and progress.can_bump_commit(log.committed):
+    elif not r.skip_commit_broadcast and m.from_ != r.id and progress.can_bump_commit(log.committed):
         maybe_send_append(r, m.from_, progress)
     if m.from_ == r.id:
         return

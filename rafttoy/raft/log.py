@@ -100,9 +100,10 @@ class RaftLog:
             return limit(cut(unstable.batches, low, high), max_bytes)
         if unstable.snapshot is not None:
             raise Compacted(f"entry {low} is behind the snapshot at {unstable.snapshot.index}")
-        durable_end = min(high, unstable.offset)
-        out = self.storage.entries(low, durable_end, max_bytes)
-        if high <= unstable.offset or not out or out[-1].last + 1 < durable_end:
+        if high <= unstable.offset:
+            return self.storage.entries(low, high, max_bytes)
+        out = self.storage.entries(low, unstable.offset, max_bytes)
+        if not out or out[-1].last + 1 < unstable.offset:
             return out
         room = max_bytes - total_size(out)
         if room <= 0:
@@ -221,14 +222,9 @@ class RaftLog:
         assert self.applied <= index <= self.committed, (self.applied, index, self.committed)
         self.applied = index
         self.applying = max(self.applying, index)
-        self.applying_bytes = max(0, self.applying_bytes - nbytes)
-        self.applying_paused = self.applying_bytes >= self.max_applying_bytes
-
-    def accept_applying(self, batches: Sequence[EntryBatch], *, allow_unstable: bool) -> None:
-        """These were handed to the application. Paused once the limit is reached, or if it cut them short already."""
-        self.applying = batches[-1].last
-        self.applying_bytes += total_size(batches)
-        self.applying_paused = self.applying_bytes >= self.max_applying_bytes or self.applying < self.appliable_to(allow_unstable)
+        outstanding = self.applying_bytes - nbytes
+        self.applying_bytes = outstanding if outstanding > 0 else 0
+        self.applying_paused = outstanding >= self.max_applying_bytes
 
     def appliable_to(self, allow_unstable: bool) -> int:
         """Entries may be applied once committed; with asynchronous writes also only once durable here."""
@@ -238,13 +234,18 @@ class RaftLog:
         """A snapshot is applied first, alone."""
         return self.applying < self.appliable_to(allow_unstable) and not self.applying_paused and self.unstable.snapshot is None
 
-    def next_committed(self, allow_unstable: bool) -> list[EntryBatch]:
-        upto = self.appliable_to(allow_unstable)
+    def take_committed(self, allow_unstable: bool) -> list[EntryBatch]:
+        """What `has_next_committed` tells of; it counts as handed to the application. Paused once the limit is reached, or if it cut
+        this short already."""
+        upto = self.committed if allow_unstable else self.appliable_to(allow_unstable)
         if self.applying >= upto or self.applying_paused or self.unstable.snapshot is not None:
             return []
-        room = self.max_applying_bytes - self.applying_bytes
-        assert room > 0
-        return self.slice(self.applying + 1, upto + 1, room)
+        outstanding, most = self.applying_bytes, self.max_applying_bytes
+        batches = self.slice(self.applying + 1, upto + 1, most - outstanding)
+        last = self.applying = batches[-1].last
+        outstanding = self.applying_bytes = outstanding + total_size(batches)
+        self.applying_paused = last < upto or outstanding >= most
+        return batches
 
     def __str__(self) -> str:
         last = f"last={self.last_term}/{self.last_index}"

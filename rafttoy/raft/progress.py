@@ -84,9 +84,9 @@ class Progress:
         """Nothing is sent now: a probe is unanswered, the window is full, or a snapshot is on its way."""
         return self.flow_paused or self.state is _SNAPSHOT
 
-    def lacks_only(self, last: int) -> bool:
-        """Whether it was sent all up to `last`, and may be sent what comes behind."""
-        return self.next == last + 1 and self.state is _REPLICATE and not self.flow_paused and not self.inflights.full
+    def streams_from(self, index: int) -> bool:
+        """Whether it was sent all before `index`, and may be sent what comes from there on."""
+        return self.next == index and self.state is _REPLICATE and not self.flow_paused and not self.inflights.full
 
     def sent_entries(self, count: int, nbytes: int) -> None:
         """An append with `count` entries (perhaps none) was sent from `next` on."""
@@ -116,6 +116,8 @@ class Progress:
         if self.next <= index:
             self.next = index + 1
         self.flow_paused = False
+        if self.state is _REPLICATE:
+            self.inflights.free_to(index)
         return True
 
     def maybe_decrease(self, rejected: int, match_hint: int) -> bool:

@@ -32,6 +32,7 @@ from rafttoy.raft.entries import EntryBatch, EntryType, Payloads
 from rafttoy.raft.errors import ProposalDropped, StepLocalMessage
 from rafttoy.raft.messages import Message, MessageType, is_response
 from rafttoy.raft.progress import Progress
+from rafttoy.raft.runs import total_payload
 from rafttoy.raft.status import Status
 from rafttoy.raft.types import (
     EMPTY_HARD_STATE,
@@ -49,6 +50,7 @@ from rafttoy.raft.validate import check_message
 __all__ = ["RawNode", "Ready"]
 
 _M = MessageType
+_NONE: Sequence[EntryBatch] = ()
 
 
 class Ready(msgspec.Struct, eq=False, gc=False):
@@ -80,7 +82,7 @@ class Ready(msgspec.Struct, eq=False, gc=False):
 class RawNode:
     """One member of a group. Not for several threads at once. Raises what `Raft.__init__` and `Config` raise when made."""
 
-    __slots__ = ("_advance_applied", "_advance_messages", "_advance_stable", "_async", "_lead", "_prev_hard", "_role", "raft")
+    __slots__ = ("_async", "_attests", "_lead", "_outstanding", "_prev_hard", "_role", "_to_self", "raft")
 
     def __init__(self, config: Config) -> None:
         self.raft = r = Raft(config)
@@ -88,9 +90,9 @@ class RawNode:
         self._lead, self._role = r.lead, r.role
         self._prev_hard = HardState(r.term, r.vote, r.log.committed)
         # What `advance` will do, decided when the Ready was handed out.
-        self._advance_messages: list[Message] = []
-        self._advance_stable: Message | None = None
-        self._advance_applied: Sequence[EntryBatch] = ()
+        self._outstanding: Ready | None = None
+        self._to_self: list[Message] = []
+        self._attests: tuple[int, int, int] | None = None  # (the term then, index and term of the last entry to be durable)
 
     def bootstrap(self, peers: Sequence[int]) -> None:
         """Starts a group on an empty storage: configuration changes that add `peers` at indexes 1..N, term 1, committed at once.
@@ -266,53 +268,57 @@ class RawNode:
         if r.lead != self._lead or r.role is not self._role:
             self._lead, self._role = r.lead, r.role
             soft = SoftState(r.lead, r.role)
-        entries = unstable.next_entries() if unstable.batches else []
         term, vote, commit, before = r.term, r.vote, log.committed, self._prev_hard
         must_sync = term != before.term or vote != before.vote
         if must_sync or commit != before.commit:
             hard = self._prev_hard = HardState(term, vote, commit)
-        committed = log.next_committed(not self._async) if log.applying < commit else []
+        entries = committed = _NONE
+        if unstable.batches:
+            entries = unstable.take()
+            must_sync = must_sync or len(entries) > 0
+        if log.applying < commit:
+            committed = log.take_committed(not self._async)
         messages, r.msgs = r.msgs, []
-        rd = Ready(soft, hard, (), entries, None, committed, messages, must_sync or bool(entries))
+        rd = Ready(soft, hard, (), entries, None, committed, messages, must_sync)
         if r.read_states:
             rd.read_states, r.read_states = r.read_states, []
         if unstable.snapshot is not None:
-            rd.snapshot = unstable.next_snapshot
-
+            rd.snapshot = unstable.take_snapshot()
         after, r.msgs_after_append = r.msgs_after_append, []
         if self._async:
             self._add_storage_messages(rd, messages, after)
-        else:
-            assert not self._advance_messages and self._advance_stable is None and not self._advance_applied, "advance was not called"
-            for m in after:
-                (messages if m.to != r.id else self._advance_messages).append(m)
-            self._advance_stable = self._append_response(rd)
-            self._advance_applied = committed
-
-        unstable.accept()
-        if committed:
-            log.accept_applying(committed, allow_unstable=not self._async)
+            return rd
+        assert self._outstanding is None, "advance was not called"
+        self._outstanding = rd
+        for m in after:
+            (messages if m.to != r.id else self._to_self).append(m)
+        if unstable.batches:
+            self._attests = (term, log.last_index, log.last_term)
         return rd
 
     def advance(self, rd: Ready) -> None:
         """The application has done what `rd`, the last Ready, asked for. Not with `async_storage_writes`."""
         assert not self._async, "with async_storage_writes the storage threads' responses take the place of advance"
+        assert rd is self._outstanding, "that is not the last Ready"
         r = self.raft
-        messages, self._advance_messages = self._advance_messages, []
-        stable, self._advance_stable = self._advance_stable, None
-        applied, self._advance_applied = self._advance_applied, ()
+        self._outstanding = None
         # First the own acknowledgment, while the entries' terms are found at the log's unstable end.
-        for m in messages:
-            r.step(m)
-        if stable is not None:
-            r.step(stable)
+        if self._to_self:
+            messages, self._to_self = self._to_self, []
+            for m in messages:
+                r.step(m)
+        if self._attests is not None:
+            term, index, log_term = self._attests
+            self._attests = None
+            if term == r.term:  # see `_append_response`
+                r.stable_to(index, log_term)
+        if rd.snapshot is not None:
+            r.applied_snapshot(rd.snapshot)
+        applied = rd.committed_entries
         if applied:
-            size = payload = 0
-            for batch in applied:
-                size += batch.size
-                payload += batch.payload_bytes
-            r.applied_to(applied[-1].last, size)
-            r.reduce_uncommitted(payload)
+            r.applied_to(applied[-1].last, r.log.applying_bytes)  # one Ready is out at a time
+            if r.uncommitted_size:
+                r.reduce_uncommitted(total_payload(applied))
 
     def _append_response(self, rd: Ready) -> Message | None:
         """Attests, once the storage has done all it was given so far, that it holds the log up to the last index of now.

@@ -64,6 +64,8 @@ def total_count(batches: Sequence[EntryBatch]) -> int:
 
 def total_size(batches: Sequence[EntryBatch]) -> int:
     """Encoded bytes."""
+    if len(batches) == 1:
+        return batches[0].size
     size = 0
     for batch in batches:
         size += batch.size
@@ -72,6 +74,8 @@ def total_size(batches: Sequence[EntryBatch]) -> int:
 
 def total_payload(batches: Sequence[EntryBatch]) -> int:
     """Data bytes: what the limit on uncommitted entries counts."""
+    if len(batches) == 1:
+        return batches[0].payload_bytes
     size = 0
     for batch in batches:
         size += batch.payload_bytes

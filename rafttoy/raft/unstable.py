@@ -46,23 +46,21 @@ class Unstable:
 
     # --- handing out ---
 
-    def next_entries(self) -> list[EntryBatch]:
-        """Those not yet being written."""
+    def take(self) -> list[EntryBatch]:
+        """The entries not yet being written. Now they are."""
         batches = self.batches
-        if not batches or self.in_progress == self.offset:
-            return batches.copy()
-        return cut(batches, self.in_progress, batches[-1].last + 1)
+        if not batches:
+            return []
+        begin, end = self.in_progress, batches[-1].last + 1
+        self.in_progress = end
+        return batches.copy() if begin == self.offset else cut(batches, begin, end)
 
-    @property
-    def next_snapshot(self) -> Snapshot | None:
-        return None if self.snapshot_in_progress else self.snapshot
-
-    def accept(self) -> None:
-        """All that is here is being written now."""
-        if self.batches:
-            self.in_progress = self.batches[-1].last + 1
-        if self.snapshot is not None:
-            self.snapshot_in_progress = True
+    def take_snapshot(self) -> Snapshot | None:
+        """The snapshot, unless it is being written. Now it is."""
+        if self.snapshot_in_progress:
+            return None
+        self.snapshot_in_progress = self.snapshot is not None
+        return self.snapshot
 
     # --- attested ---
 

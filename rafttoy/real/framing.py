@@ -42,7 +42,11 @@ class FrameReader(asyncio.BufferedProtocol):
         return self._view[self._end :] if self._end else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        view, begin, end = self._view, self._begin, self._end + nbytes
+        view = self._view
+        if not self._end and nbytes > 4 and _unpack_length(view)[0] == nbytes - 4 <= MESSAGE_LIMIT_BYTES:  # one frame and no more
+            self._on_frame(bytes(view[4:nbytes]), self)
+            return
+        begin, end = self._begin, self._end + nbytes
         self._end = end
         needed = 4
         while end - begin >= 4:

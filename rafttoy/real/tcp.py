@@ -56,8 +56,9 @@ class TcpLinks:
         return reader
 
     def _frame(self, frame: bytes, reader: FrameReader) -> None:
-        size = len(frame)
-        self.count.received(size)
+        size, count = len(frame), self.count
+        count.packets_received += 1
+        count.bytes_received += size
         self._on_packet(Packet((frame,), size, None, reader.drop))
 
     def _garbage(self, reason: str) -> None:
@@ -115,8 +116,9 @@ class TcpStream:
             return
         if transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
             return
-        size = packet.size
-        self._count.sent(size)
+        size, count = packet.size, self._count
+        count.packets_sent += 1
+        count.bytes_sent += size
         if size < 4096:
             transport.write(b"".join((LENGTH.pack(size), *packet.parts)))  # type: ignore[arg-type]
         else:

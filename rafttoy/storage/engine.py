@@ -21,6 +21,7 @@ from rafttoy.storage.pairs import DATA_PREFIX, pairs
 
 __all__ = ["KvEngine", "Store"]
 
+_NORMAL = EntryType.NORMAL
 _APPLIED = b"\x00a"
 _CONF_STATE = b"\x00c"
 _U64 = struct.Struct(">Q")
@@ -97,22 +98,20 @@ class KvEngine:
         stage, kv = self._stage, self._store.kv
         mark = stage.start()
         write = kv.batch()
-        entries = size = 0
         for batch in batches:
-            if batch.type is EntryType.NORMAL and batch.payload_bytes:
+            if batch.payload_bytes and batch.type is _NORMAL:
                 for content, count, nbytes in pairs(batch):
                     write.put_many(content, count, nbytes)
-                    entries += count
-                    size += nbytes
                     if content is None:
                         self._virtual = True
+        entries, size = write.count, write.nbytes
         self._applied = batches[-1].last
-        if self.durable:
+        if self._store.durable:
             write.put(_APPLIED, _U64.pack(self._applied))
         elif not entries:
             return
-        await stage.done(mark, entries, size)
         self._entries += entries
+        await stage.done(mark, entries, size)
         await kv.write(write, sync=False)
 
     async def set_conf_state(self, conf_state: ConfState, index: int) -> None:

@@ -67,11 +67,10 @@ def _uniform(run: EntryBatch) -> _Taken:
         raise MalformedMessage(f"entry {run.first}: a key of {key} bytes in {data}")
     value = total - key
     if count < _VECTOR_FROM:
-        few = [
-            (k, v)
-            for key_bytes, k, value_bytes, v in _frame_with_lengths(head, key, value).iter_unpack(frames)
-            if key_bytes == key and value_bytes == value and k[0] == DATA_PREFIX
-        ]
+        few = []
+        for key_bytes, k, value_bytes, v in _frame_with_lengths(head, key, value).iter_unpack(frames):
+            if key_bytes == key and value_bytes == value and k[0] == DATA_PREFIX:
+                few.append((k, v))
         if len(few) == count:
             return few, count, total * count
     elif (

@@ -33,7 +33,7 @@ def test_no_cell_that_is_fitted_on_is_predicted() -> None:
 def test_half_the_delay_of_a_log_moves_the_ceiling_as_predicted(tmp_path: Path) -> None:
     into = tmp_path / "e.jsonl"
     command = [sys.executable, "benchmarks/explained.py", "--small", "--into", into, "--rounds", "1", "--max-error", "30"]
-    command += ["--duration", "500ms", "--warmup", "200ms"]
+    command += ["--duration", "1500ms", "--warmup", "200ms"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

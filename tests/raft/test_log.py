@@ -264,9 +264,8 @@ def test_log(script: list[tuple[str, int, list[int], set[int], int]]) -> None:
             assert log.maybe_append(index, previous, batches_of(index + 1, terms, cuts), commit) == expected
             epoch += not agreed or model.durable < durable
         elif name == "ready":
-            out = log.unstable.next_entries()
-            log.unstable.accept()
-            assert not log.unstable.next_entries()
+            out = log.unstable.take()
+            assert not log.unstable.take()
             if out:
                 handed_out.append((out, log.last_index, epoch))
         elif name == "saved" and handed_out:
@@ -276,11 +275,10 @@ def test_log(script: list[tuple[str, int, list[int], set[int], int]]) -> None:
                 assert log.unstable.stable_to(upto, model.term(upto)) == (upto > model.durable)
                 model.durable = max(model.durable, upto)
         elif name == "apply":
-            batches = log.next_committed(allow_unstable=False)
+            batches = log.take_committed(allow_unstable=False)
             upto = min(model.committed, model.durable)
             assert flat(batches) == entries(log.applied + 1, model.terms[log.applied : upto])
             if batches:
-                log.accept_applying(batches, allow_unstable=False)
                 log.applied_to(batches[-1].last, total_size(batches))
         elif name == "compact" and first <= (to := min(log.applied, storage.last_index(), first + number)):
             storage.compact(to)
@@ -324,12 +322,11 @@ def test_committed_entries_are_handed_out_within_the_limit(steps: list[int], lim
     log.commit_to(len(terms))
     got: list[tuple[int, int, bytes]] = []
     while log.has_next_committed(allow_unstable):
-        batches = log.next_committed(allow_unstable)
+        batches = log.take_committed(allow_unstable)
         assert total_count(batches) == 1 or total_size(batches) <= limit_bytes
-        log.accept_applying(batches, allow_unstable=allow_unstable)
         more = log.appliable_to(allow_unstable) > log.applying
         assert log.applying_paused == (more or total_size(batches) >= limit_bytes)
-        assert not log.next_committed(allow_unstable) or not log.applying_paused
+        assert not (log.applying_paused and log.take_committed(allow_unstable))
         got += flat(batches)
         log.applied_to(batches[-1].last, total_size(batches))
     assert got == entries(1, terms[: len(terms) if allow_unstable else len(terms) // 2])
@@ -349,8 +346,8 @@ def test_restore_replaces_everything() -> None:
     with pytest.raises(Compacted):
         log.slice(3, 5, NO_LIMIT)
     assert not log.has_next_committed(allow_unstable=True)
-    log.unstable.accept()
-    assert log.unstable.next_snapshot is None
+    assert log.unstable.take_snapshot() is snapshot
+    assert log.unstable.take_snapshot() is None
     log.append(batches_of(10, [5]))
     assert flat(log.entries(10, NO_LIMIT)) == entries(10, [5])
     log.unstable.snapshot_stable_to(8)
