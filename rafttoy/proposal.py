@@ -58,7 +58,7 @@ class PayloadMaker:
         template = struct.pack("<qq", 0, KEY_BYTES) + KEY_PREFIX + bytes(8) + struct.pack("<q", value_bytes) + value
         self._row = np.frombuffer(template, dtype=np.uint8)
         self._ahead = max(1, _AHEAD_BYTES // self.stride)
-        self._made = b""  # proposals from the next one on
+        self._made = memoryview(b"")  # proposals from the next one on
         self._at = 0  # how many bytes of them are taken
 
     def make(self, count: int) -> Payloads:
@@ -68,12 +68,12 @@ class PayloadMaker:
         if not self._content:
             return Payloads(count, Sized(count * stride), stride)
         if 2 * count > self._ahead:
-            self._made = b""
+            self._made = memoryview(b"")
             self._at = 0
             return Payloads(count, self._rows(first, count).data, stride)
         begin, end = self._at, self._at + count * stride
         if end > len(self._made):
-            self._made = self._rows(first, self._ahead).tobytes()
+            self._made = self._rows(first, self._ahead).data
             begin, end = 0, count * stride
         self._at = end
         return Payloads(count, self._made[begin:end], stride)

@@ -10,7 +10,8 @@ The checksum is CRC-32C over the data of all records so far, across segments: ea
 are aligned, so a length is never torn.
 
 An `EntryBatch` frames its entries as a message does (`3a len entry`); here each entry is a record, with a checksum of its own that
-depends on the one before. That is a loop by nature: it runs in C (`accumulate` over `iter_unpack`), and numpy writes the headers.
+depends on the one before. That is a loop by nature: it runs in C (`accumulate` over `unpack`); the headers of few are joined, and of many
+written by numpy.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _UNSIGNED = struct.Struct("<Q")
 _PADS = [bytes(n) for n in range(8)]
 _extend = google_crc32c.extend
 
-_VECTOR_FROM = 112  # below this many entries a Python loop beats numpy's fixed cost
+_VECTOR_FROM = 512  # below this many entries, on cold caches, numpy is no faster
 _LARGE = 8 << 10  # from here on, copying an entry costs more than handling it by itself
 
 
@@ -100,8 +101,7 @@ def encode_entries(batch: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]
     buffers: list[Buffer] = []
     size = 0
     for run in batch.uniform_runs():
-        small = run.count >= _VECTOR_FROM and run.stride < _LARGE
-        parts, length, crc = (_vector if small else _one_by_one)(run, crc)
+        parts, length, crc = (_large if run.stride >= _LARGE else _joined if run.count < _VECTOR_FROM else _vector)(run, crc)
         buffers += parts
         size += length
     return buffers, size, crc
@@ -138,39 +138,78 @@ def _usual(entry: int) -> tuple[bytes, bytes, bytes]:
     return head[:_CRC_AT], head[_CRC_AT + 5 :], _PADS[padding]
 
 
-def _one_by_one(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+def _large(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    """Entries that are not copied."""
     entry, stride = _entry_bytes(run), run.stride
-    before, between, padding = _usual(entry)
-    usual = len(before) + 5 + len(between) + entry + len(padding)
+    view = memoryview(run.frames)  # type: ignore[arg-type]
     parts: list[Buffer] = []
     size = 0
-    entries: Sequence[Buffer]
-    if stride < _LARGE:
-        entries = list(_slices(run.frames, run.count, stride - entry, entry))
+    for end in range(stride, stride * run.count + 1, stride):
+        data = view[end - entry : end]
+        crc = crc32c(data, crc)
+        head, padding = _head(entry, crc)
+        parts += (head, data, _PADS[padding])
+        size += len(head) + entry + padding
+    return parts, size, crc
+
+
+def _joined(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
+    """Few at a time, so that the next ones find the memory of the last ones in the caches. The usual checksum takes five bytes as a
+    varint; one in sixteen is shorter and its record made by itself."""
+    entry = _entry_bytes(run)
+    before, between, padding = _usual(entry)
+    usual = len(before) + 5 + len(between) + entry + len(padding)
+    buffers: list[Buffer] = []
+    size = run.count * usual
+    for entries in _chunks(run.frames, run.count, run.stride - entry, entry):
+        count = len(entries)
         sums = list(accumulate(entries, _extend, initial=crc))
-    else:
-        view = memoryview(run.frames)  # type: ignore[arg-type]
-        entries = [view[end - entry : end] for end in range(stride, stride * run.count + 1, stride)]
-        sums = list(accumulate(entries, lambda crc, data: crc32c(data, crc), initial=crc))
-    for data, extended in zip(entries, sums[1:], strict=True):
-        if extended >= _FIVE_FROM:
-            septets = extended & 0x7F | (extended & 0x3F80) << 1 | (extended & 0x1FC000) << 2 | (extended & 0xFE00000) << 3
-            varint = septets | (extended & 0xF0000000) << 4 | 0x80808080
-            parts += (before, varint.to_bytes(5, "little"), between, data, padding)
-            size += usual
-        else:
-            head, pad = _head(entry, extended)
-            parts += (head, data, _PADS[pad])
-            size += len(head) + entry + pad
-    return [b"".join(parts)] if stride < _LARGE else parts, size, sums[-1]  # type: ignore[arg-type]
+        crc = sums[-1]
+        varints = _varints(sums[1:])
+        parts = [before, b"", between, b"", padding] * count
+        parts[1::5] = _fives(count).unpack(varints)
+        parts[3::5] = entries
+        last_bytes = varints[4::8]
+        at = last_bytes.find(0)
+        while at >= 0:
+            head, pad = _head(entry, sums[at + 1])
+            parts[5 * at : 5 * at + 3] = head, b"", b""
+            parts[5 * at + 4] = _PADS[pad]
+            size += len(head) + entry + pad - usual
+            at = last_bytes.find(0, at + 1)
+        buffers.append(b"".join(parts))
+    return buffers, size, crc
+
+
+def _varints(sums: Sequence[int]) -> bytes:
+    """Checksums as varints of five bytes, each in eight bytes: all in one long integer, whose septets move at once. The fifth byte of one
+    that takes fewer is 0."""
+    masks, continued, packed = _lanes(len(sums))
+    many = int.from_bytes(packed.pack(*sums), "little")
+    moved = 0
+    for shift, mask in enumerate(masks):
+        moved |= (many & mask) << shift
+    return (moved | continued).to_bytes(packed.size, "little")
+
+
+@lru_cache(maxsize=64)
+def _lanes(count: int) -> tuple[list[int], int, struct.Struct]:
+    """(masks of the septets, bits that tell of another byte, what packs) for `count` numbers of eight bytes."""
+    one = int.from_bytes(_UNSIGNED.pack(1) * count, "little")
+    return [(0x7F << 7 * i & 0xFFFFFFFF) * one for i in range(5)], 0x80808080 * one, struct.Struct(f"<{count}Q")
+
+
+@lru_cache(maxsize=64)
+def _fives(count: int) -> struct.Struct:
+    return struct.Struct("<" + "5s3x" * count)
 
 
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
-    """As `_one_by_one`. The usual checksum takes five bytes as a varint: then records are rows of one matrix. One in sixteen is a byte
-    shorter: a row too, if padding makes up for it. Any other one is made by itself and stands between the rows."""
+    """As `_joined`. Records whose checksum takes five bytes are rows of one matrix. One in sixteen is a byte shorter: a row too, if
+    padding makes up for it. Any other one is made by itself and stands between the rows."""
     entry, count = _entry_bytes(run), run.count
     head = run.stride - entry
-    sums = list(accumulate(_slices(run.frames, count, head, entry), _extend, initial=crc))
+    sums = list(accumulate(chain.from_iterable(_chunks(run.frames, count, head, entry)), _extend, initial=crc))
     crcs = np.fromiter(sums, dtype=np.uint32, count=count + 1)[1:]
     template, padding = _head(entry, 0xFFFFFFFF)
     begin, row = len(template), len(template) + entry + padding
@@ -213,15 +252,15 @@ _SEPTETS = np.arange(0, 35, 7, dtype=np.uint32)
 _AT_A_TIME = 64
 
 
-def _slices(frames: Buffer | None, count: int, head: int, entry: int) -> Iterator[bytes]:
+def _chunks(frames: Buffer | None, count: int, head: int, entry: int) -> Iterator[tuple[bytes, ...]]:
     """The entries of frames with heads of `head` bytes: a struct of many takes them apart three times as fast as many structs of one."""
-    many = struct.Struct(f"{head}x{entry}s" * _AT_A_TIME)  # the module keeps compiled ones
-    whole = count // _AT_A_TIME
-    pieces = [many.unpack_from(frames, i * many.size) for i in range(whole)]  # type: ignore[arg-type]
-    rest = count % _AT_A_TIME
-    if rest:
-        pieces.append(struct.unpack_from(f"{head}x{entry}s" * rest, frames, whole * many.size))  # type: ignore[arg-type]
-    return chain.from_iterable(pieces)
+    for at in range(0, count, _AT_A_TIME):
+        yield _entries(min(count - at, _AT_A_TIME), head, entry).unpack_from(frames, at * (head + entry))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _entries(count: int, head: int, entry: int) -> struct.Struct:
+    return struct.Struct(f"{head}x{entry}s" * count)
 
 
 def handed_over(offset: int, buffers: Sequence[Buffer]) -> int:
