@@ -330,14 +330,13 @@ class EntryBatch:
             return None
         before, behind, nbytes = shape
         head = before + varint(first) + behind
-        if data[at : at + len(head)] != head:
+        count, rest = divmod(end - at, size)
+        if rest or data[at : at + len(head)] != head:
             return None
-        whole = end - at
-        count = whole // size
-        view = memoryview(data)
-        if count * size != whole or (count > 1 and _count_uniform(view, at, end, head, term, first, _NORMAL, nbytes) != count):
+        frames = memoryview(data)[at:end]
+        if count > 1 and _count_uniform(frames, head, term, first, _NORMAL, nbytes) != count:
             return None
-        return EntryBatch(first, term, _NORMAL, count, view[at:end], whole, count * nbytes)
+        return EntryBatch(first, term, _NORMAL, count, frames, end - at, count * nbytes)
 
     @staticmethod
     def decode_run(data: memoryview, at: int, end: int) -> tuple[EntryBatch, int]:
@@ -550,7 +549,10 @@ def _decode_run(view: memoryview, at: int, end: int, *, placed: bool = True) -> 
     if len(head) + length != size or view[at : at + len(head)] != head:
         # Another encoder's order, or varints longer than they need be: encode it ourselves, so that a batch has one form.
         return EntryBatch.encode(index, term, kind, Payloads(1, _field4(view, at, end), length)), stop
-    count = _count_uniform(view, at, end, head, term, index, kind, length)
+    behind = at + size
+    if end - behind < size or view[behind : behind + len(head)] != _frame_head(kind, term, index + 1, length):  # one by itself
+        return EntryBatch(index, term, kind, 1, view[at:behind], size, length), behind
+    count = _count_uniform(view[at:end], head, term, index, kind, length)
     total = count * size
     return EntryBatch(index, term, kind, count, view[at : at + total], total, count * length), at + total
 
@@ -567,23 +569,21 @@ def _field4(view: memoryview, at: int, end: int) -> bytes:
     return data
 
 
-def _count_uniform(view: memoryview, at: int, end: int, head: bytes, term: int, index: int, kind: EntryType, length: int) -> int:
-    """How many frames from `at`, which begins with `head`, have its size, type, term and data length, and consecutive indexes of one
+def _count_uniform(view: memoryview, head: bytes, term: int, index: int, kind: EntryType, length: int) -> int:
+    """How many frames of `view`, which begins with `head`, have its size, type, term and data length, and consecutive indexes of one
     width. Looks at four times as many each time, so a run costs by its own length, not by what comes behind it."""
-    size, width = len(head) + length, varint_size(index)
-    most = min((end - at) // size, (1 << 7 * width) - index)
+    size = len(head) + length
+    most = min(len(view) // size, (1 << 7 * varint_size(index)) - index)
     if most < _COMPARE_FROM or index >= _VECTOR_TO:
-        if most < 2 or view[at + size : at + size + len(head)] != _frame_head(kind, term, index + 1, length):
-            return 1
-        found = list(_pieces(view[at : at + most * size], len(head), length))
+        found = list(_pieces(view[: most * size], len(head), length))
         expected = _few_heads(int(kind), term, index, most, length)
         if found == expected:
             return most
         return next(i for i, (theirs, ours) in enumerate(zip(found, expected, strict=True)) if theirs != ours)
     count, some = 1, 256
-    while count < most and view[at + count * size] == 0x3A:
+    while count < most and view[count * size] == 0x3A:
         some = min(some, most - count)
-        start = at + count * size
+        start = count * size
         heads = np.frombuffer(view[start : start + some * size], dtype=np.uint8).reshape(some, size)[:, : len(head)]
         wrong = heads != _heads(kind, term, index + count, some, length)
         if wrong.any():
