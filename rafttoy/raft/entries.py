@@ -25,7 +25,7 @@ import numpy as np
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Sized
 
-__all__ = ["EntryBatch", "EntryType", "Payloads", "append_varint", "entry_sizes", "read_varint", "varint", "varint_size"]
+__all__ = ["CHUNK", "EntryBatch", "EntryType", "Payloads", "append_varint", "chunks", "entry_sizes", "read_varint", "varint", "varint_size"]
 
 
 class EntryType(IntEnum):
@@ -44,6 +44,8 @@ _VECTOR_FROM = 20  # below this many entries a Python loop encodes faster than n
 _COMPARE_FROM = 192  # and compares heads faster
 _BLOCK = 16384  # entries whose heads are made together
 _FEW = 1024  # the same for those that are handled as a list
+CHUNK = 64
+"""Entries that are taken apart at once."""
 _VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
 _SHIFTS = [np.uint64(i) for i in range(8)]
 _SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
@@ -417,7 +419,7 @@ def _few_heads(type: int, term: int, first: int, count: int, length: int) -> lis
 def _head_list(type: int, term: int, number: int, width: int, length: int) -> list[bytes]:
     """The heads of a small block of indexes, as `_head_block` has them of a large one."""
     heads = _make_heads(type, term, number * _FEW, _FEW, width, length)
-    return list(_pieces(heads.tobytes(), heads.shape[1]))
+    return [*chain.from_iterable(chunks(heads.tobytes(), _FEW, 0, heads.shape[1]))]
 
 
 def _encode_few(first: int, term: int, type: EntryType, payloads: Payloads) -> bytes:
@@ -425,17 +427,21 @@ def _encode_few(first: int, term: int, type: EntryType, payloads: Payloads) -> b
     if count == 1:
         return b"".join((_frame_head(type, term, first, stride), data))  # type: ignore[arg-type]
     heads = _few_heads(int(type), term, first, count, stride)
-    return b"".join(chain.from_iterable(zip(heads, _pieces(data, stride), strict=True)) if stride else heads)
+    if not stride:
+        return b"".join(heads)
+    return b"".join(chain.from_iterable(zip(heads, chain.from_iterable(chunks(data, count, 0, stride)), strict=True)))
 
 
-def _pieces(data: Buffer, taken: int, skipped: int = 0) -> Iterator[bytes]:
-    """Of each piece of `data`, `taken` bytes and `skipped` ones, those taken. No Python a piece."""
-    return chain.from_iterable(_piece(taken, skipped).iter_unpack(data))  # type: ignore[arg-type]
+def chunks(data: Buffer, count: int, before: int, taken: int, behind: int = 0) -> Iterator[tuple[bytes, ...]]:
+    """`data` begins with `count` pieces of before + taken + behind bytes: what is in the middle of each, up to `CHUNK` at a time. No Python
+    a piece, and a struct of many is three times as fast as one for each."""
+    for at in range(0, count, CHUNK):
+        yield _chunk(min(count - at, CHUNK), before, taken, behind).unpack_from(data, at * (before + taken + behind))  # type: ignore[arg-type]
 
 
-@functools.lru_cache(maxsize=64)
-def _piece(taken: int, skipped: int) -> struct.Struct:
-    return struct.Struct(f"<{taken}s{skipped}x")
+@functools.lru_cache(maxsize=512)
+def _chunk(count: int, before: int, taken: int, behind: int) -> struct.Struct:
+    return struct.Struct(f"{before}x{taken}s{behind}x" * count)
 
 
 def _encode_uniform(first: int, term: int, type: EntryType, payloads: Payloads) -> memoryview:
@@ -575,7 +581,7 @@ def _count_uniform(view: memoryview, head: bytes, term: int, index: int, kind: E
     size = len(head) + length
     most = min(len(view) // size, (1 << 7 * varint_size(index)) - index)
     if most < _COMPARE_FROM or index >= _VECTOR_TO:
-        found = list(_pieces(view[: most * size], len(head), length))
+        found = [*chain.from_iterable(chunks(view, most, 0, len(head), length))]
         expected = _few_heads(int(kind), term, index, most, length)
         if found == expected:
             return most

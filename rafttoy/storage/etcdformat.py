@@ -17,7 +17,7 @@ written by numpy.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, chain
 
@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 
 from rafttoy.ports import Buffer, Sized
-from rafttoy.raft.entries import EntryBatch, append_varint, varint_size
+from rafttoy.raft.entries import CHUNK, EntryBatch, append_varint, chunks, varint_size
 from rafttoy.raft.protobuf import put_bytes, put_uint
 from rafttoy.raft.types import SnapshotMetadata
 from rafttoy.storage.checksum import crc32c
@@ -161,13 +161,14 @@ def _joined(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     usual = len(before) + 5 + len(between) + entry + len(padding)
     buffers: list[Buffer] = []
     size = run.count * usual
-    for entries in _chunks(run.frames, run.count, run.stride - entry, entry):
+    assert run.frames is not None
+    for entries in chunks(run.frames, run.count, run.stride - entry, entry):
         count = len(entries)
         sums = list(accumulate(entries, _extend, initial=crc))
         crc = sums[-1]
         varints = _varints(sums[1:])
         parts = [before, b"", between, b"", padding] * count
-        parts[1::5] = _fives(count).unpack(varints)
+        parts[1::5] = next(chunks(varints, count, 0, 5, 3))
         parts[3::5] = entries
         last_bytes = varints[4::8]
         at = last_bytes.find(0)
@@ -192,16 +193,11 @@ def _varints(sums: Sequence[int]) -> bytes:
     return (moved | continued).to_bytes(packed.size, "little")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=CHUNK)
 def _lanes(count: int) -> tuple[list[int], int, struct.Struct]:
     """(masks of the septets, bits that tell of another byte, what packs) for `count` numbers of eight bytes."""
     one = int.from_bytes(_UNSIGNED.pack(1) * count, "little")
     return [(0x7F << 7 * i & 0xFFFFFFFF) * one for i in range(5)], 0x80808080 * one, struct.Struct(f"<{count}Q")
-
-
-@lru_cache(maxsize=64)
-def _fives(count: int) -> struct.Struct:
-    return struct.Struct("<" + "5s3x" * count)
 
 
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
@@ -209,7 +205,8 @@ def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     padding makes up for it. Any other one is made by itself and stands between the rows."""
     entry, count = _entry_bytes(run), run.count
     head = run.stride - entry
-    sums = list(accumulate(chain.from_iterable(_chunks(run.frames, count, head, entry)), _extend, initial=crc))
+    assert run.frames is not None
+    sums = list(accumulate(chain.from_iterable(chunks(run.frames, count, head, entry)), _extend, initial=crc))
     crcs = np.fromiter(sums, dtype=np.uint32, count=count + 1)[1:]
     template, padding = _head(entry, 0xFFFFFFFF)
     begin, row = len(template), len(template) + entry + padding
@@ -249,18 +246,6 @@ _FIVE_FROM = 1 << 28
 """From here on a checksum takes five bytes."""
 _CRC_AT = 11
 _SEPTETS = np.arange(0, 35, 7, dtype=np.uint32)
-_AT_A_TIME = 64
-
-
-def _chunks(frames: Buffer | None, count: int, head: int, entry: int) -> Iterator[tuple[bytes, ...]]:
-    """The entries of frames with heads of `head` bytes: a struct of many takes them apart three times as fast as many structs of one."""
-    for at in range(0, count, _AT_A_TIME):
-        yield _entries(min(count - at, _AT_A_TIME), head, entry).unpack_from(frames, at * (head + entry))  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=256)
-def _entries(count: int, head: int, entry: int) -> struct.Struct:
-    return struct.Struct(f"{head}x{entry}s" * count)
 
 
 def handed_over(offset: int, buffers: Sequence[Buffer]) -> int:
