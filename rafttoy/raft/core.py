@@ -276,7 +276,7 @@ class Raft:
     def applied_to(self, index: int, nbytes: int) -> None:
         """The application has applied up to `index`. A leader then leaves a joint configuration that wants to be left."""
         log = self.log
-        log.applied_to(index if index > log.applied else log.applied, nbytes)
+        log.applied_to(max(index, log.applied), nbytes)
         if self.role is _LEADER and self.tracker.members.auto_leave and log.applied >= self.pending_conf_index:
             if self.trace is not None:
                 self.trace(f"{self.id} leaves the joint configuration {self.tracker.members}")
@@ -285,8 +285,7 @@ class Raft:
 
     def reduce_uncommitted(self, nbytes: int) -> None:
         """May underestimate what is uncommitted (it starts at 0 with each term), never overestimate it."""
-        left = self.uncommitted_size - nbytes
-        self.uncommitted_size = left if left > 0 else 0
+        self.uncommitted_size = max(0, self.uncommitted_size - nbytes)
 
     # --- members ---
 

@@ -25,7 +25,19 @@ import numpy as np
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Sized
 
-__all__ = ["CHUNK", "EntryBatch", "EntryType", "Payloads", "append_varint", "chunks", "entry_sizes", "read_varint", "varint", "varint_size"]
+__all__ = [
+    "CHUNK",
+    "EntryBatch",
+    "EntryType",
+    "Payloads",
+    "append_varint",
+    "chunks",
+    "entry_bytes",
+    "entry_sizes",
+    "read_varint",
+    "varint",
+    "varint_size",
+]
 
 
 class EntryType(IntEnum):
@@ -375,12 +387,17 @@ def _shape(term: int, width: int, size: int) -> tuple[bytes, bytes, int] | None:
     return (before, behind, length) if len(before) + width + len(behind) + length == size else None
 
 
-def _data_length(size: int, term: int, width: int) -> int:
-    """Bytes of data in a frame of `size` bytes, whose index takes `width`."""
+def entry_bytes(size: int) -> int:
+    """Bytes of the raftpb.Entry in a frame of `size` bytes."""
     entry = size - 2
     while 1 + varint_size(entry) + entry > size:
         entry -= 1
-    rest = entry - 4 - varint_size(term) - width
+    return entry
+
+
+def _data_length(size: int, term: int, width: int) -> int:
+    """Bytes of data in a frame of `size` bytes, whose index takes `width`."""
+    rest = entry_bytes(size) - 4 - varint_size(term) - width
     if rest <= 0:
         return rest
     data = rest - 2

@@ -222,9 +222,8 @@ class RaftLog:
         assert self.applied <= index <= self.committed, (self.applied, index, self.committed)
         self.applied = index
         self.applying = max(self.applying, index)
-        outstanding = self.applying_bytes - nbytes
-        self.applying_bytes = outstanding if outstanding > 0 else 0
-        self.applying_paused = outstanding >= self.max_applying_bytes
+        self.applying_bytes = max(0, self.applying_bytes - nbytes)
+        self.applying_paused = self.applying_bytes >= self.max_applying_bytes
 
     def appliable_to(self, allow_unstable: bool) -> int:
         """Entries may be applied once committed; with asynchronous writes also only once durable here."""

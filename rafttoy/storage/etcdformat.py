@@ -25,7 +25,7 @@ import google_crc32c
 import numpy as np
 
 from rafttoy.ports import Buffer, Sized
-from rafttoy.raft.entries import CHUNK, EntryBatch, append_varint, chunks, varint_size
+from rafttoy.raft.entries import CHUNK, EntryBatch, append_varint, chunks, entry_bytes, varint_size
 from rafttoy.raft.protobuf import put_bytes, put_uint
 from rafttoy.raft.types import SnapshotMetadata
 from rafttoy.storage.checksum import crc32c
@@ -107,16 +107,8 @@ def encode_entries(batch: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]
     return buffers, size, crc
 
 
-def _entry_bytes(run: EntryBatch) -> int:
-    """Of each entry of a uniform run, without its frame."""
-    entry = run.stride - 2
-    while 1 + varint_size(entry) + entry > run.stride:
-        entry -= 1
-    return entry
-
-
 def _sized(run: EntryBatch) -> int:
-    entry = _entry_bytes(run)
+    entry = entry_bytes(run.stride)
     record = 3 + 5 + 1 + varint_size(entry) + entry
     return run.count * (LENGTH.size + record + -record % 8)
 
@@ -140,7 +132,7 @@ def _usual(entry: int) -> tuple[bytes, bytes, bytes]:
 
 def _large(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     """Entries that are not copied."""
-    entry, stride = _entry_bytes(run), run.stride
+    entry, stride = entry_bytes(run.stride), run.stride
     view = memoryview(run.frames)  # type: ignore[arg-type]
     parts: list[Buffer] = []
     size = 0
@@ -156,7 +148,7 @@ def _large(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
 def _joined(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     """Few at a time, so that the next ones find the memory of the last ones in the caches. The usual checksum takes five bytes as a
     varint; one in sixteen is shorter and its record made by itself."""
-    entry = _entry_bytes(run)
+    entry = entry_bytes(run.stride)
     before, between, padding = _usual(entry)
     usual = len(before) + 5 + len(between) + entry + len(padding)
     buffers: list[Buffer] = []
@@ -203,7 +195,7 @@ def _lanes(count: int) -> tuple[list[int], int, struct.Struct]:
 def _vector(run: EntryBatch, crc: int) -> tuple[list[Buffer], int, int]:
     """As `_joined`. Records whose checksum takes five bytes are rows of one matrix. One in sixteen is a byte shorter: a row too, if
     padding makes up for it. Any other one is made by itself and stands between the rows."""
-    entry, count = _entry_bytes(run), run.count
+    entry, count = entry_bytes(run.stride), run.count
     head = run.stride - entry
     assert run.frames is not None
     sums = list(accumulate(chain.from_iterable(chunks(run.frames, count, head, entry)), _extend, initial=crc))

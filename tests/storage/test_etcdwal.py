@@ -82,7 +82,7 @@ def test_the_bytes_are_etcds() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, *range(100, 108), 255, 256, 9000, 70_000])  # every padding, and entries that are not copied
-@pytest.mark.parametrize("count", [1, 16, 64, 65, 200, 700])  # one chunk, several, and a matrix
+@pytest.mark.parametrize("count", [1, 15, 16, 64, 65, 100, 200, 700])  # one chunk, several, and a matrix
 def test_entries_are_encoded_alike_one_by_one_and_all_at_once(count: int, size: int) -> None:
     rng = np.random.default_rng(count + size)
     entries = EntryBatch.encode(70, 300, EntryType.NORMAL, Payloads(count, rng.bytes(count * size), size))  # crosses a width
