@@ -22,7 +22,6 @@ from rafttoy.peer import Peer, RaftOptions
 from rafttoy.pipeline import PIPELINES
 from rafttoy.ports import Packet, Ports, Task
 from rafttoy.proposal import AcknowledgedRun
-from rafttoy.raft import StateRole
 from rafttoy.storage import ENGINES, STORAGES, Identity, Storage, make_storage, parse_wal
 from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
@@ -87,10 +86,27 @@ class _Ask(msgspec.Struct, frozen=True, tag="ask"):
     samples: bool
 
 
+class _Opening(msgspec.Struct, frozen=True, tag="opening"):
+    """A hello was heard. Its answer comes once the storage is open; meanwhile this is told again and again."""
+
+    from_: int
+    request: int
+
+
 class _Answer(msgspec.Struct, frozen=True, tag="answer"):
     from_: int
     request: int
     report: PeerReport | None = None
+
+
+class _Request(msgspec.Struct, eq=False):
+    """A control message that member `to` is to answer, with `future`. It is overdue once nothing was heard of it for `patience_ns`."""
+
+    to: int
+    message: Any
+    future: Any
+    patience_ns: int
+    overdue_ns: int
 
 
 _EPOCH, _EPOCH_TEMPORARY = "EPOCH", "EPOCH.tmp"
@@ -106,7 +122,7 @@ def _with_knobs(options: RaftOptions, plan: Plan) -> RaftOptions:
 
 
 _encode_control = msgspec.json.Encoder().encode
-_decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Answer).decode
+_decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Opening | _Answer).decode
 
 _RESEND_NS = 200_000_000
 _CAMPAIGN_NS = (250_000_000, 4_000_000_000)
@@ -164,7 +180,7 @@ class Member:
         self._idle_packets: list[Packet] = []
         self._greeter: tuple[int, int] | None = None
         self._requests = 0
-        self._pending: dict[int, Any] = {}
+        self._pending: dict[int, _Request] = {}
         self._begun: list[tuple[tuple[Epoch, Cell, Plan], Any]] = []
         self.on_acknowledged: Callable[[AcknowledgedRun], None] | None = None
         """Told of every run of proposals as it is acknowledged, before the client is."""
@@ -266,13 +282,17 @@ class Member:
         self.epoch, self.cell, self.plan = epoch, cell, plan
         self.lost = {}
         self._campaign_at_ns, self._campaign_wait_ns = 0, _CAMPAIGN_NS[0]
-        storage = await (self._reopened(cell, plan) if resumed else self._emptied(cell, plan))
-        self.metrics = Metrics()
-        recovered = await storage.open()
-        for note in recovered.notes:
-            self._log(note)
-        if storage.durable:
-            await self._keep_epoch(Setting((epoch.process_nanos, epoch.bench_iter), cell, plan))
+        opening = self.ports.tasks.spawn(self._tell_opening(), f"member {self.id} opening")
+        try:
+            storage = await (self._reopened(cell, plan) if resumed else self._emptied(cell, plan))
+            self.metrics = Metrics()
+            recovered = await storage.open()
+            for note in recovered.notes:
+                self._log(note)
+            if storage.durable:
+                await self._keep_epoch(Setting((epoch.process_nanos, epoch.bench_iter), cell, plan))
+        finally:
+            opening.cancel()
         peer = Peer(
             self.ports,
             self.id,
@@ -409,7 +429,11 @@ class Member:
         elif isinstance(message, _Ask):
             self.ports.tasks.spawn(self._answer(message), f"member {self.id} report")
         elif message.request in self._pending:
-            self._pending.pop(message.request).set_result(message)
+            if isinstance(message, _Opening):
+                request = self._pending[message.request]
+                request.overdue_ns = self.ports.clock.now_ns() + request.patience_ns
+            else:
+                self._pending.pop(message.request).future.set_result(message)
 
     def _differs(self, setting: Setting) -> bool:
         """Whether a resumed epoch is to go on with another pipeline, or with verification."""
@@ -417,6 +441,13 @@ class Member:
 
     def _reply(self, to: int, request: int, report: PeerReport | None = None) -> None:
         self._send_control(to, _Answer(self.id, request, report))
+
+    async def _tell_opening(self) -> None:
+        """A task, while a storage is opened, which on a slow disk takes its time: whoever waits for the answer hears that one will come."""
+        while True:
+            await self.ports.clock.sleep_ns(_RESEND_NS)
+            if self._greeter is not None:
+                self._send_control(self._greeter[0], _Opening(self.id, self._greeter[1]))
 
     def _send_control(self, to: int, message: Any) -> None:
         packet = encode(self.epoch, (), _encode_control(message), by_reference=self._by_reference)
@@ -474,8 +505,8 @@ class Member:
         """Begins an epoch here and at every other member (or resumes it, where it is this member's), and becomes its leader with
         every member caught up.
 
-        Raises RunError naming who did not answer within `plan.connect_seconds`, once `stop()` is true, or when another begins a newer
-        epoch; what ended this member, if that happened first."""
+        Raises RunError naming who was not heard of for `plan.connect_seconds`, if there is no leader within as many more, once `stop()` is
+        true, or when another begins a newer epoch; what ended this member, if that happened first."""
         begun = self.ports.tasks.future()
         self._begun = [((epoch, cell, plan), begun)]
         self._switch(epoch, cell, plan)
@@ -486,15 +517,16 @@ class Member:
         def given_up() -> bool:
             return self._stopped or self.peer is not peer or stop()
 
-        deadline_ns = self.ports.clock.now_ns() + int(plan.connect_seconds * 1e9)
+        patience_ns = int(plan.connect_seconds * 1e9)
         setting = Setting((epoch.process_nanos, epoch.bench_iter), cell, plan)
-        answers = await self._request_all(lambda request: _Hello(self.id, request, setting), deadline_ns, patient=True, given_up=given_up)
+        _, overdue = await self._request_all(
+            lambda request: _Hello(self.id, request, setting), patience_ns, patient=True, given_up=given_up
+        )
         if given_up():
             raise self._why_not_elected(peer)
-        answered = [self.id, *(answer.from_ for answer in answers)]
-        if silent := [id for id in self.ids if id not in answered]:
-            raise RunError(f"no answer from peer {', '.join(map(str, silent))} within {plan.connect_seconds:g} s")
-        await self._win(peer, deadline_ns, given_up)
+        if overdue:
+            raise RunError(f"no answer from peer {', '.join(map(str, overdue))} within {plan.connect_seconds:g} s")
+        await self._win(peer, self.ports.clock.now_ns() + patience_ns, given_up)
         return peer
 
     def _why_not_elected(self, peer: Peer | None = None) -> BaseException:
@@ -540,43 +572,39 @@ class Member:
     async def report_all(self, *, digests: bool, samples: bool, seconds: float = 2.0) -> dict[int, PeerReport]:
         """The reports, by id, of this member and of those that are connected and answer within `seconds`."""
         reports = {self.id: await self.report(digests=digests, samples=samples)}
-        deadline_ns = self.ports.clock.now_ns() + int(seconds * 1e9)
-        answers = await self._request_all(lambda request: _Ask(self.id, request, digests, samples), deadline_ns)
+        answers, _ = await self._request_all(lambda request: _Ask(self.id, request, digests, samples), int(seconds * 1e9))
         for answer in answers:
             if answer.report is not None:
                 reports[answer.from_] = answer.report
         return reports
 
     async def _request_all(
-        self, make: Callable[[int], Any], deadline_ns: int, *, patient: bool = False, given_up: Callable[[], bool] = lambda: False
-    ) -> list[_Answer]:
-        """Sends a request to each other member, again and again, until all have answered; `patient`: those not connected too."""
-        clock, waiting = self.ports.clock, {}
+        self, make: Callable[[int], Any], patience_ns: int, *, patient: bool = False, given_up: Callable[[], bool] = lambda: False
+    ) -> tuple[list[_Answer], list[int]]:
+        """Sends a request to each other member, again and again, until all have answered or one is overdue; `patient`: those not connected
+        too. The answers, and who is overdue."""
+        clock, links = self.ports.clock, self.ports.links
+        requests: list[_Request] = []
+        overdue: list[int] = []
         for id in self.ids:
             if id != self.id:
                 self._requests += 1
-                future = self.ports.tasks.future()
-                self._pending[self._requests] = future
-                waiting[id] = (future, make(self._requests))
+                overdue_ns = clock.now_ns() + patience_ns
+                request = _Request(id, make(self._requests), self.ports.tasks.future(), patience_ns, overdue_ns)
+                self._pending[self._requests] = request
+                requests.append(request)
         sent_ns = -_RESEND_NS
-        answers: dict[int, _Answer] = {}
-        while (
-            any(id not in answers and (patient or self.ports.links.stream(id).connected) for id in waiting)
-            and clock.now_ns() < deadline_ns
-            and not (self._stopped or given_up())
-        ):
-            if clock.now_ns() - sent_ns >= _RESEND_NS:
-                sent_ns = clock.now_ns()
-                for id, (future, request) in waiting.items():
-                    if not future.done():
-                        self._send_control(id, request)
+        while not (self._stopped or given_up()):
+            now_ns = clock.now_ns()
+            waiting = [request for request in requests if not request.future.done()]
+            overdue = [request.to for request in waiting if now_ns >= request.overdue_ns]
+            if overdue or not any(patient or links.stream(request.to).connected for request in waiting):
+                break
+            if now_ns - sent_ns >= _RESEND_NS:
+                sent_ns = now_ns
+                for request in waiting:
+                    self._send_control(request.to, request.message)
             await clock.sleep_ns(1_000_000)
-            for id, (future, _) in waiting.items():
-                if future.done() and id not in answers:
-                    answers[id] = await future
-        for _, request in waiting.values():
-            self._pending.pop(request.request, None)
-        return list(answers.values())
-
-    def is_leading(self) -> bool:
-        return self.peer is not None and self.peer.node.role is StateRole.LEADER
+        for request in requests:
+            self._pending.pop(request.message.request, None)
+        return [await request.future for request in requests if request.future.done()], overdue

@@ -177,7 +177,7 @@ connect_option = option(
     "--connect-timeout",
     type=DURATION,
     default=f"{_PLAN.connect_seconds:g}s",
-    help="How long to wait for the other peers.",
+    help="How long to wait for a peer of which nothing is heard; one that still opens its storage is.",
 )
 verbose_option = option("--verbose", "-v", is_flag=True, help="Tell on stderr what peers do.")
 

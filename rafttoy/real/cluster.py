@@ -25,12 +25,11 @@ from rafttoy.cell import Cell, Plan
 from rafttoy.errors import RafttoyError, RunError, StorageError
 from rafttoy.ports import core_of
 from rafttoy.real.idle import idle_cores
-from rafttoy.real.node import Event, Failed, Job, Lead, Listening, Log, Measured, Moved
+from rafttoy.real.node import Event, Failed, Job, Lead, Log, Measured, Moved
 from rafttoy.run import Measurement
 
 __all__ = ["drive_cluster", "free_addresses", "run_local"]
 
-_START_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _decode = msgspec.json.Decoder(Event).decode
 
@@ -58,7 +57,6 @@ class _Child:
     def __init__(self, job: Job, errors: Path, cpus: Sequence[int] = ()) -> None:
         self.id = job.id
         self.leads = job.lead is not None
-        self.listening = False
         self.failure: Failed | None = None
         self.told = False
         self._errors = errors
@@ -122,23 +120,21 @@ class _Group:
         self.children.append(child)
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
 
-    def poll(self, seconds: float) -> list[tuple[_Child, Event]]:
+    def poll(self, seconds: float) -> list[tuple[_Child, Measured | Moved]]:
         """Events of all children, in order of arrival; deaths are noted in `failures`."""
-        out: list[tuple[_Child, Event]] = []
+        out: list[tuple[_Child, Measured | Moved]] = []
         for key, _ in self._selector.select(seconds):
             child: _Child = key.data
             events = child.events()
             if not events and child.process.poll() is not None:
                 self._selector.unregister(child.stdout)
             for event in events:
-                if isinstance(event, Listening):
-                    child.listening = True
-                elif isinstance(event, Failed):
+                if isinstance(event, Failed):
                     child.failure = event
                 elif isinstance(event, Log):
                     if self._verbose:
                         self._say(f"peer {child.id}: {event.line}")
-                else:
+                elif isinstance(event, Measured | Moved):
                     out.append((child, event))
         for child in self.children:
             if not child.told and child.process.poll() is not None and (child.failure or not child.leads or child.process.returncode):
@@ -295,7 +291,7 @@ def _watch(
             if isinstance(event, Measured):
                 on_measured(done, event.measurement)
                 done += 1
-            elif isinstance(event, Moved):
+            else:
                 progress(done, event.share)
 
     while done < count:

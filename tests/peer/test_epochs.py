@@ -13,6 +13,7 @@ from rafttoy.member import Member
 from rafttoy.ports import Packet
 from rafttoy.raft import EntryBatch, EntryType, Message, MessageType, Payloads
 from rafttoy.run import run_cell
+from rafttoy.sim.files import DiskFaults
 from rafttoy.sim.world import SimWorld
 from rafttoy.wire import Epoch, encode
 from tests.pipeline.group import MODEL, cell_of, complete
@@ -107,6 +108,44 @@ def test_who_does_not_answer_is_named() -> None:
     plan = msgspec.structs.replace(PLAN, connect_seconds=0.7)
     with pytest.raises(RunError, match=r"no answer from peer 3 within 0\.7 s"):
         complete(world, run_cell(members[0], CELL, plan, Epoch(1, 1), content=True))
+
+
+def with_slow_disk() -> tuple[SimWorld, list[Member], DiskFaults]:
+    """A group of which peer 2 takes seconds to open its storage."""
+    world = SimWorld(MODEL, "tcp", seed=1)
+    members = world.start(CELL, PLAN)
+    faults = DiskFaults()
+    faults.stall_ns = 2000 * MS
+    members[1].ports.files.faults = faults  # type: ignore[attr-defined]
+    return world, members, faults
+
+
+def test_who_opens_its_storage_slowly_is_waited_for() -> None:
+    world, members, faults = with_slow_disk()
+
+    async def later() -> None:
+        await members[0].ports.clock.sleep_ns(4000 * MS)
+        assert members[1].peer is None
+        faults.stall_ns = 0
+
+    members[0].ports.tasks.spawn(later(), "a disk that recovers")
+    plan = msgspec.structs.replace(PLAN, connect_seconds=0.7)
+    assert complete(world, run_cell(members[0], CELL, plan, Epoch(1, 1), content=True)).verified
+    assert world.env.now > 4000 * MS
+
+
+def test_who_goes_away_while_it_opens_its_storage_is_named() -> None:
+    world, members, _ = with_slow_disk()
+
+    async def later() -> None:
+        await members[0].ports.clock.sleep_ns(3000 * MS)
+        world.network.cut.update({(1, 2), (2, 1)})
+
+    members[0].ports.tasks.spawn(later(), "a cut")
+    plan = msgspec.structs.replace(PLAN, connect_seconds=0.7)
+    with pytest.raises(RunError, match=r"no answer from peer 2 within 0\.7 s"):
+        complete(world, run_cell(members[0], CELL, plan, Epoch(1, 1), content=True))
+    assert 3400 * MS < world.env.now < 3800 * MS
 
 
 def test_a_leader_that_cannot_even_begin_says_why() -> None:
