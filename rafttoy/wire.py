@@ -18,7 +18,8 @@ import msgspec
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Packet, Sized
 from rafttoy.raft import LOCAL_APPLY_THREAD, Message, MessageType, Snapshot
-from rafttoy.raft.entries import EntryBatch, append_varint, read_varint, varint
+from rafttoy.raft.entries import EntryBatch
+from rafttoy.raft.protobuf import append_varint, read_varint, varint
 
 __all__ = ["MESSAGE_LIMIT_BYTES", "SERVICE", "Epoch", "RaftMsg", "decode", "encode"]
 

@@ -24,19 +24,16 @@ import numpy as np
 
 from rafttoy.errors import MalformedMessage
 from rafttoy.ports import Buffer, Sized
+from rafttoy.raft.protobuf import append_varint, read_varint, varint, varint_size
 
 __all__ = [
     "CHUNK",
     "EntryBatch",
     "EntryType",
     "Payloads",
-    "append_varint",
     "chunks",
     "entry_bytes",
     "entry_sizes",
-    "read_varint",
-    "varint",
-    "varint_size",
 ]
 
 
@@ -62,66 +59,6 @@ _VECTOR_TO = 1 << 56  # indexes whose varint fits into 8 bytes
 _SHIFTS = [np.uint64(i) for i in range(8)]
 _SEPTETS = [np.uint64(0x7F << 8 * i) for i in range(8)]
 _CONTINUED = [sum(0x80 << 8 * i for i in range(width - 1)) for width in range(9)]
-
-
-def varint_size(value: int) -> int:
-    """Bytes of `value` as a protobuf varint."""
-    return (value.bit_length() + 6) // 7 or 1
-
-
-def append_varint(out: bytearray, value: int) -> None:
-    if value < 0x80:
-        out.append(value)
-    elif value < 0x4000:
-        out += bytes((value & 0x7F | 0x80, value >> 7))
-    elif value < 0x200000:
-        out += bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
-    else:
-        while value > 0x7F:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        out.append(value)
-
-
-def varint(value: int) -> bytes:
-    """`value` as a protobuf varint."""
-    if value < 0x80:
-        return bytes((value,))
-    if value < 0x4000:
-        return bytes((value & 0x7F | 0x80, value >> 7))
-    if value < 0x200000:
-        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
-    out = bytearray()
-    append_varint(out, value)
-    return bytes(out)
-
-
-def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    """(value, offset behind it); MalformedMessage if it passes `end` or 64 bits."""
-    if at + 1 < end:  # most are short
-        value: int = data[at]  # type: ignore[assignment, index]
-        if value < 0x80:
-            return value, at + 1
-        second: int = data[at + 1]  # type: ignore[assignment, index]
-        if second < 0x80:
-            return value & 0x7F | second << 7, at + 2
-        if at + 2 < end:
-            third: int = data[at + 2]  # type: ignore[assignment, index]
-            if third < 0x80:
-                return value & 0x7F | (second & 0x7F) << 7 | third << 14, at + 3
-    value = shift = 0
-    while at < end:
-        byte: int = data[at]  # type: ignore[assignment, index]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >= 1 << 64:
-                break
-            return value, at
-        shift += 7
-        if shift > 63:
-            break
-    raise MalformedMessage(f"bad varint at byte {at}")
 
 
 class Payloads:

@@ -25,8 +25,8 @@ import google_crc32c
 import numpy as np
 
 from rafttoy.ports import Buffer, Sized
-from rafttoy.raft.entries import CHUNK, EntryBatch, append_varint, chunks, entry_bytes, varint_size
-from rafttoy.raft.protobuf import put_bytes, put_uint
+from rafttoy.raft.entries import CHUNK, EntryBatch, chunks, entry_bytes
+from rafttoy.raft.protobuf import append_varint, put_bytes, put_uint, varint_size
 from rafttoy.raft.types import SnapshotMetadata
 from rafttoy.storage.checksum import crc32c
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from rafttoy.errors import CorruptionError, MalformedMessage, StorageError
 from rafttoy.ports import File, Files
-from rafttoy.raft.entries import EntryBatch, append_varint, read_varint
-from rafttoy.raft.protobuf import expect_bytes, expect_int, fields
+from rafttoy.raft.entries import EntryBatch
+from rafttoy.raft.protobuf import append_varint, expect_bytes, expect_int, fields, read_varint
 from rafttoy.raft.types import ConfState, HardState, SnapshotMetadata
 from rafttoy.storage.checksum import crc32c
 from rafttoy.storage.etcdformat import CRC, ENTRY, LENGTH, METADATA, SECTOR, SNAPSHOT, STATE, frame_size

@@ -26,7 +26,8 @@ from rafttoy.raft import (
     Snapshot,
     SnapshotMetadata,
 )
-from rafttoy.raft.entries import append_varint, entry_sizes, read_varint, varint_size
+from rafttoy.raft.entries import entry_sizes
+from rafttoy.raft.protobuf import append_varint, read_varint, varint_size
 from rafttoy.raft.types import NO_LIMIT
 
 F = descriptor_pb2.FieldDescriptorProto

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rafttoy.ports import Sized
 from rafttoy.raft import ConfState, EntryBatch, EntryType, Message, MessageType, Payloads, Snapshot, SnapshotMetadata
-from rafttoy.raft.entries import append_varint
 from rafttoy.raft.messages import is_local
+from rafttoy.raft.protobuf import append_varint
 from rafttoy.wire import Epoch, RaftMsg
 
 __all__ = ["TRAVELLING", "entry_batches", "epochs", "messages", "raft_msgs", "shape", "shape_of", "varint"]
