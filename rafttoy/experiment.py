@@ -14,8 +14,8 @@ from rafttoy.analysis.cputime import cpu_us_per_op
 from rafttoy.analysis.manifest import manifest
 from rafttoy.analysis.models import outside
 from rafttoy.cell import MAX_PAYLOAD_BYTES, Cell, Plan
+from rafttoy.control import PeerReport, StageTotals
 from rafttoy.errors import ConfigError, unknown
-from rafttoy.member import PeerReport, StageTotals
 from rafttoy.observe import Summary
 from rafttoy.pipeline import PIPELINES
 from rafttoy.run import Measurement

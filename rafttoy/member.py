@@ -16,6 +16,21 @@ from typing import Any
 import msgspec
 
 from rafttoy.cell import Cell, Plan
+from rafttoy.control import (
+    RESEND_NS,
+    Answer,
+    Ask,
+    Control,
+    Hello,
+    Mark,
+    Opening,
+    PeerReport,
+    Requests,
+    Setting,
+    StageTotals,
+    decode_control,
+    encode_control,
+)
 from rafttoy.errors import ConfigError, MalformedMessage, RunError, StorageError
 from rafttoy.observe import Metrics
 from rafttoy.peer import Peer, RaftOptions
@@ -26,87 +41,7 @@ from rafttoy.storage import ENGINES, STORAGES, Identity, Storage, make_storage, 
 from rafttoy.sync import Signal
 from rafttoy.wire import Epoch, RaftMsg, decode, encode
 
-__all__ = ["Member", "PeerReport", "StageTotals"]
-
-
-class StageTotals(msgspec.Struct, frozen=True):
-    """One stage of one peer. `samples` are rows of (entries, bytes, cpu_ns), flattened."""
-
-    count: int
-    entries: int
-    nbytes: int
-    cpu_ns: int
-    samples: list[int] = []
-
-
-class PeerReport(msgspec.Struct, frozen=True):
-    """What one peer recorded since the measured window began, and where its log and engine stand."""
-
-    id: int
-    commit: int
-    applied: int
-    log_digest: str
-    engine_digest: str
-    loop_ns: int
-    total_ns: int
-    stages: dict[str, StageTotals]
-    counters: dict[str, int]
-    metrics: dict[str, dict[str, float]]
-    buffered_pairs: int = 0
-    """What the buffers of its stores held when the window began."""
-    filled_buffers: int = 0
-    """How many of them had been full before."""
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """What an epoch is made of, as it is kept beside a durable storage and told to the others."""
-
-    epoch: tuple[int, int]
-    cell: Cell
-    plan: Plan
-
-
-class _Hello(msgspec.Struct, frozen=True, tag="hello"):
-    from_: int
-    request: int
-    setting: Setting
-
-
-class _Mark(msgspec.Struct, frozen=True, tag="mark"):
-    """The measured window begins: forget what was recorded."""
-
-    from_: int
-    request: int
-
-
-class _Ask(msgspec.Struct, frozen=True, tag="ask"):
-    from_: int
-    request: int
-    digests: bool
-    samples: bool
-
-
-class _Opening(msgspec.Struct, frozen=True, tag="opening"):
-    """A hello was heard. Its answer comes once the storage is open; meanwhile this is told again and again."""
-
-    from_: int
-    request: int
-
-
-class _Answer(msgspec.Struct, frozen=True, tag="answer"):
-    from_: int
-    request: int
-    report: PeerReport | None = None
-
-
-class _Request(msgspec.Struct, eq=False):
-    """A control message that member `to` is to answer, with `future`. It is overdue once nothing was heard of it for `patience_ns`."""
-
-    to: int
-    message: Any
-    future: Any
-    patience_ns: int
-    overdue_ns: int
+__all__ = ["Member"]
 
 
 _EPOCH, _EPOCH_TEMPORARY = "EPOCH", "EPOCH.tmp"
@@ -121,10 +56,6 @@ def _with_knobs(options: RaftOptions, plan: Plan) -> RaftOptions:
     )
 
 
-_encode_control = msgspec.json.Encoder().encode
-_decode_control = msgspec.json.Decoder(_Hello | _Mark | _Ask | _Opening | _Answer).decode
-
-_RESEND_NS = 200_000_000
 _CAMPAIGN_NS = (250_000_000, 4_000_000_000)
 
 
@@ -179,8 +110,7 @@ class Member:
         self._early: list[RaftMsg] = []
         self._idle_packets: list[Packet] = []
         self._greeter: tuple[int, int] | None = None
-        self._requests = 0
-        self._pending: dict[int, _Request] = {}
+        self._requests = Requests(ports, [other for other in self.ids if other != id], self._send_control)
         self._begun: list[tuple[tuple[Epoch, Cell, Plan], Any]] = []
         self.on_acknowledged: Callable[[AcknowledgedRun], None] | None = None
         """Told of every run of proposals as it is acknowledged, before the client is."""
@@ -411,11 +341,8 @@ class Member:
             self._signal.set()
 
     def _on_control(self, data: bytes) -> None:
-        try:
-            message = _decode_control(data)
-        except msgspec.DecodeError as error:
-            raise MalformedMessage(f"control message: {error}") from None
-        if isinstance(message, _Hello):
+        message = decode_control(data)
+        if isinstance(message, Hello):
             epoch, setting = Epoch(*message.setting.epoch), message.setting
             _check(setting.cell)
             if epoch > self.epoch or (epoch == self.epoch and self._differs(setting)):
@@ -423,37 +350,33 @@ class Member:
                 self._switch(epoch, setting.cell, setting.plan)
             elif epoch == self.epoch and self.peer is not None:
                 self._reply(message.from_, message.request)
-        elif isinstance(message, _Mark):
+        elif isinstance(message, Mark):
             self.mark()
             self._reply(message.from_, message.request)
-        elif isinstance(message, _Ask):
+        elif isinstance(message, Ask):
             self.ports.tasks.spawn(self._answer(message), f"member {self.id} report")
-        elif message.request in self._pending:
-            if isinstance(message, _Opening):
-                request = self._pending[message.request]
-                request.overdue_ns = self.ports.clock.now_ns() + request.patience_ns
-            else:
-                self._pending.pop(message.request).future.set_result(message)
+        else:
+            self._requests.hear(message)
 
     def _differs(self, setting: Setting) -> bool:
         """Whether a resumed epoch is to go on with another pipeline, or with verification."""
         return (setting.cell.pipeline, setting.plan.verify) != (self.cell.pipeline, self.plan.verify)
 
     def _reply(self, to: int, request: int, report: PeerReport | None = None) -> None:
-        self._send_control(to, _Answer(self.id, request, report))
+        self._send_control(to, Answer(self.id, request, report))
 
     async def _tell_opening(self) -> None:
         """A task, while a storage is opened, which on a slow disk takes its time: whoever waits for the answer hears that one will come."""
         while True:
-            await self.ports.clock.sleep_ns(_RESEND_NS)
+            await self.ports.clock.sleep_ns(RESEND_NS)
             if self._greeter is not None:
-                self._send_control(self._greeter[0], _Opening(self.id, self._greeter[1]))
+                self._send_control(self._greeter[0], Opening(self.id, self._greeter[1]))
 
-    def _send_control(self, to: int, message: Any) -> None:
-        packet = encode(self.epoch, (), _encode_control(message), by_reference=self._by_reference)
+    def _send_control(self, to: int, message: Control) -> None:
+        packet = encode(self.epoch, (), encode_control(message), by_reference=self._by_reference)
         self.ports.links.stream(to).send(packet)
 
-    async def _answer(self, ask: _Ask) -> None:
+    async def _answer(self, ask: Ask) -> None:
         self._reply(ask.from_, ask.request, await self.report(digests=ask.digests, samples=ask.samples))
 
     # --- what is recorded ---
@@ -519,8 +442,8 @@ class Member:
 
         patience_ns = int(plan.connect_seconds * 1e9)
         setting = Setting((epoch.process_nanos, epoch.bench_iter), cell, plan)
-        _, overdue = await self._request_all(
-            lambda request: _Hello(self.id, request, setting), patience_ns, patient=True, given_up=given_up
+        _, overdue = await self._requests.ask_all(
+            lambda request: Hello(self.id, request, setting), patience_ns, given_up=given_up, patient=True
         )
         if given_up():
             raise self._why_not_elected(peer)
@@ -567,44 +490,15 @@ class Member:
         self.mark()
         for id in self.ids:
             if id != self.id:
-                self._send_control(id, _Mark(self.id, 0))
+                self._send_control(id, Mark(self.id, 0))
 
     async def report_all(self, *, digests: bool, samples: bool, seconds: float = 2.0) -> dict[int, PeerReport]:
         """The reports, by id, of this member and of those that are connected and answer within `seconds`."""
         reports = {self.id: await self.report(digests=digests, samples=samples)}
-        answers, _ = await self._request_all(lambda request: _Ask(self.id, request, digests, samples), int(seconds * 1e9))
+        answers, _ = await self._requests.ask_all(
+            lambda request: Ask(self.id, request, digests, samples), int(seconds * 1e9), given_up=lambda: self._stopped
+        )
         for answer in answers:
             if answer.report is not None:
                 reports[answer.from_] = answer.report
         return reports
-
-    async def _request_all(
-        self, make: Callable[[int], Any], patience_ns: int, *, patient: bool = False, given_up: Callable[[], bool] = lambda: False
-    ) -> tuple[list[_Answer], list[int]]:
-        """Sends a request to each other member, again and again, until all have answered or one is overdue; `patient`: those not connected
-        too. The answers, and who is overdue."""
-        clock, links = self.ports.clock, self.ports.links
-        requests: list[_Request] = []
-        overdue: list[int] = []
-        for id in self.ids:
-            if id != self.id:
-                self._requests += 1
-                overdue_ns = clock.now_ns() + patience_ns
-                request = _Request(id, make(self._requests), self.ports.tasks.future(), patience_ns, overdue_ns)
-                self._pending[self._requests] = request
-                requests.append(request)
-        sent_ns = -_RESEND_NS
-        while not (self._stopped or given_up()):
-            now_ns = clock.now_ns()
-            waiting = [request for request in requests if not request.future.done()]
-            overdue = [request.to for request in waiting if now_ns >= request.overdue_ns]
-            if overdue or not any(patient or links.stream(request.to).connected for request in waiting):
-                break
-            if now_ns - sent_ns >= _RESEND_NS:
-                sent_ns = now_ns
-                for request in waiting:
-                    self._send_control(request.to, request.message)
-            await clock.sleep_ns(1_000_000)
-        for request in requests:
-            self._pending.pop(request.message.request, None)
-        return [await request.future for request in requests if request.future.done()], overdue

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from rafttoy.cell import Cell, Plan
+from rafttoy.control import PeerReport
 from rafttoy.errors import CheckFailed, RunError
 from rafttoy.harness import harness_ceiling
-from rafttoy.member import Member, PeerReport
+from rafttoy.member import Member
 from rafttoy.observe import Summary
 from rafttoy.peer import Peer
 from rafttoy.proposal import AcknowledgedRun, payload_ids

@@ -29,7 +29,7 @@ from rafttoy.analysis.fits import (
     turns,
 )
 from rafttoy.cell import Cell
-from rafttoy.member import PeerReport
+from rafttoy.control import PeerReport
 from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_BUFFER_BYTES
 from rafttoy.run import Measurement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rafttoy.member import PeerReport
+from rafttoy.control import PeerReport
 from rafttoy.observe import BESIDE_LOOP
 
 __all__ = ["cpu_us_per_op"]

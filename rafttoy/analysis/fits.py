@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rafttoy.analysis.pool import Simulate, one_by_one
 from rafttoy.cell import Cell, Plan
-from rafttoy.member import PeerReport, StageTotals
+from rafttoy.control import PeerReport, StageTotals
 from rafttoy.observe import BESIDE_LOOP
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement

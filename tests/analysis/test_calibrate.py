@@ -15,7 +15,7 @@ from rafttoy.analysis.fits import beside_ns, cuts_flush, flushed, loop_beside_st
 from rafttoy.analysis.pool import side_by_side
 from rafttoy.analysis.waits import save_us, with_delays, with_pace, with_saves
 from rafttoy.cell import Cell, Plan
-from rafttoy.member import PeerReport, StageTotals
+from rafttoy.control import PeerReport, StageTotals
 from rafttoy.ports import KV_BUFFER_BYTES, KV_PAIR_BYTES
 from rafttoy.run import Measurement
 from rafttoy.sim.model import Costs, Disk, Interruptions, Kv, Linear, LinkWork, Model

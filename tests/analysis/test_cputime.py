@@ -6,8 +6,8 @@ import pytest
 
 from rafttoy.analysis.cputime import cpu_us_per_op
 from rafttoy.cell import Cell, Plan
+from rafttoy.control import PeerReport, StageTotals
 from rafttoy.experiment import run_grid
-from rafttoy.member import PeerReport, StageTotals
 from rafttoy.sim.model import Linear
 from tests.analysis.beds import make_model
 

@@ -26,7 +26,7 @@ def calls_a_round(batch: int, size: int) -> int:
     for _ in range(2):  # and no further: no index crosses the width of a varint in the third
         leader.propose(Payloads(batch, bytes(batch * size), size))
         group.pump()
-    gc.collect()  # what earlier tests left, such as generators to be closed, is not ours
+    gc.collect()  # callbacks of what earlier tests left are not ours
     gc.disable()
     count = 0
     sys.setprofile(count_calls)
